@@ -1,0 +1,1 @@
+"""Plain data and pure functions that every other layer shares; imports nothing of Palaestra."""

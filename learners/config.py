@@ -1,0 +1,251 @@
+"""Recipes: TOML files plus `key=value` overrides, validated into frozen dataclasses.
+
+A recipe is read by the standard library, overridden on the command line (`grpo.steps=10`), and checked by pydantic
+against the dataclasses below; each problem is one line that names the key, the value and the nearest valid name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+import pydantic
+
+from ..core.errors import ConfigError, did_you_mean
+from ..models.loading import ModelConfig
+from .grpo import GRPOConfig
+from .sft import SFTConfig
+
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvConfig:
+    """Which environment is trained in, with which keywords."""
+
+    id: str = "CodeSandbox-v0"
+    families: tuple[str, ...] = ("compose",)
+    levels: tuple[int, ...] = ()
+    """Levels to draw from; one that is listed twice is drawn twice as often. Empty: all."""
+    train_levels: tuple[int, ...] = ()
+    """Levels for GRPO's tasks, where they differ from `levels`."""
+    max_turns: int = 10
+    prompt_style: Literal["compact", "full"] = "full"
+    """`compact` shows only the task's sentence (for models trained from scratch); `full` teaches the tools as well."""
+    keywords: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Further keywords of the environment, such as `{sandbox = "local", limits = {memory_mib = 256}}`."""
+
+    def environment(self, levels: Sequence[int] | None = None) -> dict[str, Any]:
+        """Keywords for `make_env`, without the split."""
+        chosen = list(self.levels if levels is None else levels)
+        return {
+            "families": list(self.families),
+            **({"levels": chosen} if chosen else {}),
+            "max_turns": self.max_turns,
+            "prompt_style": self.prompt_style,
+            **self.keywords,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoConfig:
+    """Synthetic trajectories for SFT."""
+
+    n: int = 10_000
+    mix: Mapping[str, float] = field(default_factory=lambda: {"careful": 1.0})
+    """Share of each scripted expert; shares are normalised."""
+    success_only: bool = False
+    """Keep only demonstrations whose submission passed the hidden tests (rejection sampling)."""
+    action_style: Literal["auto", "plain", "tool_call"] = "auto"
+    """How actions are written: `plain`, or `<tool_call>{...}</tool_call>`; `auto` takes plain for models from scratch."""
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise ConfigError(f"demos.n={self.n}: must be at least 1")
+        if not self.mix or min(self.mix.values()) < 0 or sum(self.mix.values()) <= 0:
+            raise ConfigError(f"demos.mix={dict(self.mix)}: shares must be >= 0 and not all 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutConfig:
+    """Sizes of collection."""
+
+    max_turn_tokens: int = 256
+    max_context_tokens: int = 2048
+    environments: int = 128
+    """Episodes that run side by side in one process."""
+    workers: int = 0
+    """Threads that step environments; 0 steps them in the collector's own thread (best for sub-millisecond tools)."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_turn_tokens", "max_context_tokens", "environments"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"rollout.{name}={getattr(self, name)}: must be at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationConfig:
+    """Held-out evaluation before and after GRPO, and an optional look at the validation split in between."""
+
+    n: int = 400
+    """Held-out tasks, read once for the number."""
+    seed: int = 1_000_003
+    hard_levels: tuple[int, ...] = ()
+    """Levels that `rl_success_hard` counts."""
+    every: int = 0
+    """Evaluate on the validation split every so many GRPO steps; 0 = never."""
+    validation_n: int = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """A whole training run: demonstrations, SFT, GRPO, evaluation."""
+
+    name: str
+    run: str
+    """The run folder."""
+    seed: int = 0
+    processes: int = 1
+    """Data-parallel processes on this machine (torch.distributed, gloo on CPUs)."""
+    threads: int = 1
+    """torch threads per process; on a small machine 1 per process is fastest."""
+    stages: tuple[Literal["sft", "grpo"], ...] = ("sft", "grpo")
+    reference: str = ""
+    """Folder of an SFT policy to start GRPO from, when `stages` leaves SFT out."""
+    report: bool = True
+    model: ModelConfig = field(default_factory=ModelConfig)
+    vocab_size: int = 640
+    """Size of the tokenizer that is trained when the model is made from scratch."""
+    env: EnvConfig = field(default_factory=EnvConfig)
+    demos: DemoConfig = field(default_factory=DemoConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    sft: SFTConfig = field(default_factory=SFTConfig)
+    grpo: GRPOConfig = field(default_factory=GRPOConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        if self.processes < 1:
+            raise ConfigError(f"processes={self.processes}: must be at least 1")
+        if self.threads < 1:
+            raise ConfigError(f"threads={self.threads}: must be at least 1")
+        if "sft" not in self.stages and not self.reference:
+            raise ConfigError("reference='': name the folder of an SFT policy when stages leaves 'sft' out")
+        if self.grpo.groups_per_step % self.processes:
+            raise ConfigError(
+                f"grpo.groups_per_step={self.grpo.groups_per_step}: must be a multiple of processes={self.processes}"
+            )
+
+    @property
+    def from_scratch(self) -> bool:
+        """Whether model and tokenizer are made here rather than loaded."""
+        return not self.model.path
+
+
+def packaged_recipes() -> list[str]:
+    """Names of the recipes that ship with Palaestra."""
+    folder = resources.files(__package__ or "palaestra.learners") / "recipes"
+    return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads a packaged recipe by name, or a TOML file, and applies `key=value` overrides.
+
+    Args:
+        name_or_path: `"quickstart"`, or the path of a TOML file.
+        overrides: `"grpo.steps=10"`, `"seed=1"`, `"model=FOLDER"` (short for `model.path=FOLDER`), ...
+            Values are read as TOML where that works, else as strings.
+
+    Raises:
+        ConfigError: One line that names the key, the value, and what to write instead.
+    """
+    data = _read_toml(name_or_path)
+    for override in overrides:
+        _apply_override(data, override)
+    _check_names(data, Recipe, "")
+    try:
+        recipe: Recipe = pydantic.TypeAdapter(Recipe).validate_python(data)
+    except pydantic.ValidationError as error:
+        raise ConfigError(_one_line(error)) from error
+    return recipe
+
+
+def recipe_to_data(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as TOML-able data; unset (None) values are left out."""
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            pairs = ((item.name, getattr(value, item.name)) for item in dataclasses.fields(value))
+            return {name: plain(inner) for name, inner in pairs if inner is not None}
+        if isinstance(value, Mapping):
+            return {str(key): plain(inner) for key, inner in value.items()}
+        return [plain(inner) for inner in value] if isinstance(value, tuple | list) else value
+
+    return plain(recipe)
+
+
+def _read_toml(name_or_path: str) -> dict[str, Any]:
+    path = Path(name_or_path)
+    if path.suffix == ".toml" or path.exists():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"cannot read recipe {name_or_path}: {error.strerror}") from error
+    else:
+        names = packaged_recipes()
+        if name_or_path not in names:
+            raise ConfigError(
+                f"no recipe {name_or_path!r}{did_you_mean(name_or_path, names)} (or give the path of a .toml file)"
+            )
+        text = (resources.files(__package__ or "palaestra.learners") / "recipes" / f"{name_or_path}.toml").read_text()
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"recipe {name_or_path} is not valid TOML: {error}") from error
+
+
+def _apply_override(data: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override {override!r}: write key=value, such as grpo.steps=10")
+    if key == "model":
+        key = "model.path"
+    *parents, last = key.strip().split(".")
+    table = data
+    for parent in parents:
+        inner = table.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"override {override!r}: {parent!r} is not a table")
+        table = inner
+    table[last] = _toml_value(text)
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _check_names(data: Mapping[str, Any], kind: type, prefix: str) -> None:
+    """Refuses unknown keys, with the nearest valid name."""
+    valid = {item.name for item in dataclasses.fields(kind)}
+    hints = get_type_hints(kind)
+    for name, value in data.items():
+        if name not in valid:
+            raise ConfigError(f"unknown key {prefix + name!r}{did_you_mean(name, valid)}")
+        inner = hints[name]
+        if isinstance(inner, type) and dataclasses.is_dataclass(inner):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{prefix}{name}={value!r}: expected a table, such as {prefix}{name}.KEY=VALUE")
+            _check_names(value, inner, f"{prefix}{name}.")
+
+
+def _one_line(error: pydantic.ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    message = str(first["msg"]).removeprefix("Value error, ")
+    return message if not where or "=" in message else f"{where}={first.get('input')!r}: {message}"

@@ -1,0 +1,120 @@
+"""The folder of one training run: what lies where, and what may be resumed.
+
+    runs/NAME/
+        recipe.toml        the resolved recipe
+        summary.json       the figures, written at the end
+        metrics.jsonl      one row per logged step; tb/ has the same for TensorBoard
+        sft/  policy/      ordinary transformers folders
+        checkpoints/       what `--resume` continues from
+        episodes/          evaluation episodes, JSON lines
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from ..core.errors import CheckpointError, RecordError, StorageError
+from .config import Recipe, recipe_to_data
+
+_MAY_CHANGE_ON_RESUME = ("run", "report", "evaluation", "threads")
+
+
+class RunFolder:
+    """Paths of a run, and its two small files."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe."""
+        return self.path / "recipe.toml"
+
+    @property
+    def summary(self) -> Path:
+        """The figures at the end of the run."""
+        return self.path / "summary.json"
+
+    @property
+    def sft(self) -> Path:
+        """The SFT policy, which is also the reference policy of GRPO."""
+        return self.path / "sft"
+
+    @property
+    def policy(self) -> Path:
+        """The trained policy."""
+        return self.path / "policy"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of checkpoints of the stage that is under way."""
+        return self.path / "checkpoints"
+
+    def episodes(self, name: str) -> Path:
+        """File of the evaluation episodes of this name, such as `"policy_heldout"`."""
+        return self.path / "episodes" / f"{name}.jsonl"
+
+    def start(self, recipe: Recipe, resume: bool) -> None:
+        """Makes the folder ready: writes the recipe, or checks it against the one that is resumed.
+
+        A folder that already holds a run is moved aside, never overwritten.
+
+        Raises:
+            CheckpointError: There is nothing to resume, or the recipe differs from the stored one.
+            StorageError: The folder cannot be written.
+        """
+        if resume:
+            self._check_same_recipe(recipe)
+            return
+        try:
+            if self.recipe.exists():
+                self.path.rename(_free_name(self.path))
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.recipe.write_text(tomli_w.dumps(recipe_to_data(recipe)), encoding="utf-8")
+        except OSError as error:
+            raise StorageError(f"cannot write run folder {self.path}: {error.strerror}; choose run=FOLDER") from error
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Writes the figures, whole or not at all."""
+        temporary = self.summary.with_suffix(".tmp")
+        try:
+            temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+            os.replace(temporary, self.summary)
+        except OSError as error:
+            raise StorageError(f"cannot write {self.summary}: {error.strerror}") from error
+
+    def read_summary(self) -> dict[str, Any]:
+        """Reads the figures of a finished run."""
+        try:
+            return json.loads(self.summary.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RecordError(f"cannot read {self.summary}: {error}") from error
+
+    def _check_same_recipe(self, recipe: Recipe) -> None:
+        try:
+            stored = tomllib.loads(self.recipe.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise CheckpointError(f"nothing to resume in {self.path}: {error.strerror}; leave out --resume") from error
+        except tomllib.TOMLDecodeError as error:
+            raise CheckpointError(f"{self.recipe} is damaged: {error}") from error
+        wanted = tomllib.loads(tomli_w.dumps(recipe_to_data(recipe)))
+        for name in sorted({*stored, *wanted} - set(_MAY_CHANGE_ON_RESUME)):
+            if stored.get(name) != wanted.get(name):
+                raise CheckpointError(
+                    f"{name}={wanted.get(name)!r} differs from the run in {self.path} ({stored.get(name)!r}); "
+                    "resume with the same recipe or choose another run=FOLDER"
+                )
+
+
+def _free_name(path: Path) -> Path:
+    number = 1
+    while (candidate := path.with_name(f"{path.name}.{number}")).exists():
+        number += 1
+    return candidate

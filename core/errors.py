@@ -10,6 +10,7 @@
     ├── SandboxError (RuntimeError)
     │   ├── SandboxUnavailable              this machine cannot isolate code; the message says what to install
     │   └── SandboxDied                     the sandbox itself failed: infrastructure, never the agent's fault
+    ├── RankFailed (RuntimeError)           a training process failed or was killed
     └── EnvironmentFailure (RuntimeError)   an episode cannot go on because infrastructure failed
 
 All of them can be pickled, so that they cross process boundaries unchanged.
@@ -59,6 +60,10 @@ class SandboxUnavailable(SandboxError):
 
 class SandboxDied(SandboxError):
     """The sandbox died or stopped answering: a failure of infrastructure."""
+
+
+class RankFailed(PalaestraError, RuntimeError):
+    """One of several training processes failed or was killed; the others were stopped."""
 
 
 class EnvironmentFailure(PalaestraError, RuntimeError):

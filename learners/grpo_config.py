@@ -1,0 +1,129 @@
+"""Configuration of GRPO, validated; one line per problem."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from ..core.errors import ConfigError
+from .kl import KLController
+from .logprobs import Autocast
+from .ranges import check_choices, check_ranges
+
+LossNormaliser = Literal["tokens", "constant"]
+Schedule = Literal["refill", "fixed"]
+
+_RANGES = {
+    "steps": "[0, inf)",
+    "groups_per_step": "[1, inf)",
+    "group_size": "[2, inf)",
+    "temperature": "(0, inf)",
+    "learning_rate": "(0, inf)",
+    "betas": "[0, 1)",
+    "weight_decay": "[0, 1)",
+    "warmup_steps": "[0, inf)",
+    "decay_from": "[0, 1]",
+    "min_lr_share": "[0, 1]",
+    "max_grad_norm": "(0, inf)",
+    "minibatches": "[1, inf)",
+    "micro_batch_tokens": "[1, inf)",
+    "tokens_per_episode": "(0, inf)",
+    "clip_low": "(0, 1)",
+    "clip_high": "(0, inf)",
+    "kl_beta": "[0, inf)",
+    "kl_target": "(0, inf)",
+    "kl_gain": "(0, inf)",
+    "kl_limit": "(0, inf)",
+    "kl_smoothing": "[0, 1)",
+    "kl_beta_min": "[0, inf)",
+    "kl_beta_max": "(0, inf]",
+    "importance_cap": "[1, inf)",
+    "checkpoint_every": "[0, inf)",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GRPOConfig:
+    """How to train with GRPO. The defaults suit a small model that SFT trained from scratch."""
+
+    steps: int = 100
+    groups_per_step: int = 32
+    """Tasks per step, over all processes."""
+    group_size: int = 8
+    """Episodes per task."""
+    temperature: float = 1.0
+    """Of sampling; the loss divides the logits by it as well."""
+    schedule: Schedule = "refill"
+    """`fixed` promises bit-exact reruns and resume; `refill` only the same tasks and distribution, but is faster."""
+
+    learning_rate: float = 5e-4
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.0
+    warmup_steps: int = 4
+    decay_from: float = 0.5
+    """Share of the steps after which the learning rate falls linearly; 1 = never."""
+    min_lr_share: float = 0.1
+    max_grad_norm: float = 1.0
+    minibatches: int = 1
+    """Updates per step; with 1 every gradient is on-policy."""
+    micro_batch_tokens: int = 4000
+    """Padded tokens of one forward and backward pass; changes memory and speed, not the gradient."""
+    autocast: Autocast = "auto"
+
+    normalise_std: bool = True
+    """Divide advantages by the group's standard deviation."""
+    loss_normaliser: LossNormaliser = "constant"
+    """`tokens`: mean over all sampled tokens of the step; `constant`: `tokens_per_episode` for every episode, so that
+    the step's size does not shrink when answers grow (Dr. GRPO, arXiv 2503.20783)."""
+    tokens_per_episode: float = 20.0
+    clip_low: float = 0.2
+    clip_high: float = 0.28
+
+    kl_beta: float = 0.1
+    """First weight of the KL to the reference policy."""
+    kl_target: float | None = 3.0
+    """Nats per trajectory that the weight is steered to; None = fixed weight."""
+    kl_gain: float = 0.15
+    kl_limit: float = 0.15
+    kl_smoothing: float = 0.7
+    kl_beta_min: float = 0.03
+    kl_beta_max: float = 0.2
+    kl_on_all_groups: bool = False
+    """Whether groups without spread in their rewards, which have no advantage, still take part in the KL loss."""
+
+    importance_cap: float | None = None
+    """Truncates the weight exp(sum(log pi_train - log pi_rollout)) of each trajectory, which corrects for an engine
+    whose probabilities differ from training's (Yao et al. 2025); None = no correction, and no extra forward pass."""
+    shuffle_rewards: bool = False
+    """A control: rewards are dealt out at random, so that nothing can be learnt."""
+    checkpoint_every: int = 20
+    """Steps between two checkpoints; 0 = only when the run is stopped."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "grpo.", _RANGES)
+        check_choices(
+            self,
+            "grpo.",
+            {
+                "autocast": get_args(Autocast),
+                "loss_normaliser": get_args(LossNormaliser),
+                "schedule": get_args(Schedule),
+            },
+        )
+        if self.kl_target is not None and not self.kl_beta_min <= self.kl_beta <= self.kl_beta_max:
+            raise ConfigError(
+                f"grpo.kl_beta={self.kl_beta}: must be in [{self.kl_beta_min}, {self.kl_beta_max}], "
+                "the bounds kl_beta_min and kl_beta_max (or leave kl_target unset)"
+            )
+
+    def kl_controller(self) -> KLController:
+        """A controller in its first state."""
+        return KLController(
+            self.kl_beta,
+            self.kl_target,
+            gain=self.kl_gain,
+            limit=self.kl_limit,
+            smoothing=self.kl_smoothing,
+            minimum=self.kl_beta_min,
+            maximum=self.kl_beta_max,
+        )

@@ -11,6 +11,7 @@
     │   ├── SandboxUnavailable              this machine cannot isolate code; the message says what to install
     │   └── SandboxDied                     the sandbox itself failed: infrastructure, never the agent's fault
     ├── RankFailed (RuntimeError)           a training process failed or was killed
+    ├── RunStopped (RuntimeError)           the user stopped a run; its checkpoint can be resumed
     └── EnvironmentFailure (RuntimeError)   an episode cannot go on because infrastructure failed
 
 All of them can be pickled, so that they cross process boundaries unchanged.
@@ -64,6 +65,10 @@ class SandboxDied(SandboxError):
 
 class RankFailed(PalaestraError, RuntimeError):
     """One of several training processes failed or was killed; the others were stopped."""
+
+
+class RunStopped(PalaestraError, RuntimeError):
+    """The user stopped a run at the end of a step; the message says how to resume it."""
 
 
 class EnvironmentFailure(PalaestraError, RuntimeError):

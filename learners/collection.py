@@ -1,0 +1,72 @@
+"""Groups of training episodes for one GRPO step: which tasks, how many replicas, which share of them is this process's.
+
+Task and episode seeds depend on (run seed, step, group, replica) only, so that any number of processes collects the
+same tasks.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from ..agents.rollout import EpisodeSpec, collect
+from ..core.seeding import derive_seed
+from ..core.trajectories import Group, Sampling
+from ..envs.registration import make_vector_env
+from .config import Recipe
+
+if TYPE_CHECKING:
+    from ..agents.llm import LLMPolicy
+
+
+class GroupCollector:
+    """Collects this process's groups of a step; call it with the step's number, close it at the end."""
+
+    def __init__(self, recipe: Recipe, policy: LLMPolicy, index: int, count: int) -> None:
+        self._recipe, self._policy = recipe, policy
+        self._groups = range(index, recipe.grpo.groups_per_step, count)
+        levels = recipe.env.train_levels or recipe.env.levels
+        slots = min(recipe.rollout.environments, len(self._groups) * recipe.grpo.group_size)
+        self._envs = make_vector_env(
+            recipe.env.id,
+            slots,
+            workers=recipe.rollout.workers,
+            on_failure="info",
+            split="train",
+            **recipe.env.environment(levels),
+        )
+
+    def __call__(self, step: int) -> list[Group]:
+        """Gives the groups of this step, in order of their number."""
+        recipe, size = self._recipe, self._recipe.grpo.group_size
+        specs: list[EpisodeSpec] = []
+        for group in self._groups:
+            seed = derive_seed(recipe.seed, "task", step, group) % 2**31
+            task_id = self._envs.task_set.task(seed).task_id
+            specs += [EpisodeSpec(task_id=task_id, seed=seed, replica=i, group=group) for i in range(size)]
+        episodes = collect(
+            self._policy,
+            self._envs,
+            specs,
+            sampling=Sampling(
+                temperature=recipe.grpo.temperature,
+                max_turn_tokens=recipe.rollout.max_turn_tokens,
+                max_context_tokens=recipe.rollout.max_context_tokens,
+            ),
+            seed_parts=(recipe.seed, "rollout", step),
+            schedule=recipe.grpo.schedule,
+        )
+        parts = [tuple(episodes[i : i + size]) for i in range(0, len(episodes), size)]
+        return [Group(task_id=part[0].task_id, episodes=part) for part in parts]
+
+    def close(self) -> None:
+        """Closes the environments."""
+        self._envs.close()
+
+    def __enter__(self) -> GroupCollector:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

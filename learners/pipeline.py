@@ -1,0 +1,310 @@
+"""Runs a recipe: demonstrations, SFT, held-out evaluation, GRPO, held-out evaluation, summary.
+
+Every process runs the same stages on its own share of demonstrations, groups and evaluation tasks; gradients are summed
+between them (learners.distributed). The learners know nothing of recipes, and this file knows no formula.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..agents.evaluation import EvalOptions, EvalResult, evaluate_policy, summarise, wilson_interval
+from ..agents.llm import LLMPolicy
+from ..agents.store import save_episodes
+from ..core.errors import RunStopped
+from ..core.seeding import derive_seed
+from ..core.trajectories import Episode
+from ..envs.registration import make_env
+from ..models.chat import ChatFormat
+from ..models.loading import build_model, load_model, save_model
+from ..models.tokenizers import train_tokenizer
+from .checkpoint import CheckpointStore
+from .collection import GroupCollector
+from .config import Recipe
+from .demonstration_data import demonstrations, texts, tokenised, with_tool_calls
+from .distributed import Ranks, launch
+from .grpo import GRPOLearner, train_grpo
+from .logprobs import sequence_kl
+from .metrics import MetricsWriter
+from .progress import StageProgress
+from .run_folder import RunFolder
+from .sft import train_sft
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankContext:
+    """What every stage of one process needs."""
+
+    recipe: Recipe
+    folder: RunFolder
+    ranks: Ranks
+    metrics: MetricsWriter
+    checkpoints: CheckpointStore
+    progress: StageProgress
+    started: float
+    """Wall-clock time (seconds since the epoch) at which the run began."""
+
+
+def run(recipe: Recipe, resume: bool = False) -> dict[str, Any]:
+    """Runs a whole recipe and gives its summary.
+
+    The first Ctrl-C stops at the end of a step and leaves a checkpoint that `resume=True` continues from.
+
+    Raises:
+        RunStopped: The run was stopped and can be resumed.
+        PalaestraError: Anything else that the user can mend, as one line.
+    """
+    started = time.time()
+    folder = RunFolder(recipe.run)
+    folder.start(recipe, resume)
+    launch(_run_rank, recipe.processes, (recipe, resume, started))
+    return folder.read_summary()
+
+
+def _run_rank(ranks: Ranks, recipe: Recipe, resume: bool, started: float) -> None:
+    torch.set_num_threads(recipe.threads)
+    folder = RunFolder(recipe.run)
+    with (
+        MetricsWriter(folder.path, enabled=ranks.is_first, resume=resume) as metrics,
+        StageProgress(enabled=ranks.is_first, started=started) as progress,
+    ):
+        context = RankContext(
+            recipe=recipe,
+            folder=folder,
+            ranks=ranks,
+            metrics=metrics,
+            checkpoints=CheckpointStore(folder.checkpoints),
+            progress=progress,
+            started=started,
+        )
+        summary = _stages(context, resume)
+    if ranks.is_first:
+        folder.write_summary(summary)
+
+
+def _stages(context: RankContext, resume: bool) -> dict[str, Any]:
+    recipe = context.recipe
+    summary: dict[str, Any] = {"name": recipe.name, "seed": recipe.seed}
+    if "sft" in recipe.stages:
+        began = time.time()
+        model, tokenizer = sft_stage(context, resume)
+        summary["seconds_sft"] = round(time.time() - began, 1)
+    else:
+        model, tokenizer = _load(recipe, recipe.reference)
+    model.eval()
+    policy = LLMPolicy(model, tokenizer)
+    before = evaluation_stage(context, policy, "sft")
+    summary |= _figures(recipe, "sft", before)
+    if "grpo" in recipe.stages:
+        began = time.time()
+        reference = grpo_stage(context, policy, resume)
+        summary["seconds_rl"] = round(time.time() - began, 1)
+        after = evaluation_stage(context, policy, "policy")
+        summary |= _figures(recipe, "rl", after)
+        summary["kl_seq"] = _mean_kl(context, reference, after["sampled"].episodes)
+    summary["heldout_n"] = before["sampled"].n
+    summary["seconds_total"] = round(time.time() - context.started, 1)
+    return summary
+
+
+# ---------------------------------------------------------------------------------------------------------------- SFT
+def sft_stage(context: RankContext, resume: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Makes or loads the model, trains it on demonstrations, and saves `sft/`; a finished one is loaded instead."""
+    recipe, ranks, folder = context.recipe, context.ranks, context.folder
+    if resume and folder.sft.is_dir():
+        return _load(recipe, str(folder.sft))
+    episodes = _demonstrations(context)
+    model, tokenizer = _new_model(context, episodes) if recipe.from_scratch else _load(recipe, recipe.model.path or "")
+    tools = _tools(recipe)
+    plain = recipe.demos.action_style == "plain" or (recipe.demos.action_style == "auto" and recipe.from_scratch)
+    if not plain:
+        episodes = with_tool_calls(episodes, tools)
+    with context.progress.task("tokenising demonstrations"):
+        segments = tokenised(episodes, ChatFormat(tokenizer), tools, recipe.rollout.max_context_tokens)
+    with context.progress.task("supervised fine-tuning") as task:
+        result = train_sft(
+            model,
+            segments,
+            recipe.sft,
+            seed=derive_seed(recipe.seed, "sft"),
+            ranks=ranks,
+            metrics=context.metrics,
+            checkpoints=context.checkpoints,
+            resume=resume,
+            on_progress=task.sft_step,
+        )
+    if result.stopped:
+        raise _stopped(context, "SFT", result.steps)
+    if ranks.is_first:
+        save_model(model, tokenizer, folder.sft)
+    ranks.barrier()
+    return model, tokenizer
+
+
+def _demonstrations(context: RankContext) -> list[Episode]:
+    with context.progress.task("making demonstrations") as task:
+        return demonstrations(context.recipe, context.ranks.rank, context.ranks.size, task.update)
+
+
+def _new_model(context: RankContext, episodes: Sequence[Episode]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A tokenizer trained on the first process's demonstrations, and a model with random weights, equal on all."""
+    recipe, ranks = context.recipe, context.ranks
+    trained = train_tokenizer(texts(episodes), recipe.vocab_size) if ranks.is_first else None
+    tokenizer: PreTrainedTokenizerBase = ranks.broadcast_object(trained)
+    model = build_model(
+        recipe.model,
+        len(tokenizer),
+        seed=derive_seed(recipe.seed, "model") % 2**31,
+        pad_id=tokenizer.pad_token_id,
+        eos_id=tokenizer.eos_token_id,
+    )
+    ranks.broadcast_model(model)
+    return model, tokenizer
+
+
+def _load(recipe: Recipe, path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    return load_model(path, dtype=recipe.model.dtype, device=recipe.model.device, attention=recipe.model.attention)
+
+
+def _tools(recipe: Recipe) -> list[dict[str, Any]]:
+    with make_env(recipe.env.id, **recipe.env.environment()) as env:
+        return env.unwrapped.tools
+
+
+# --------------------------------------------------------------------------------------------------------- evaluation
+def evaluation_stage(context: RankContext, policy: LLMPolicy, name: str) -> dict[str, EvalResult]:
+    """Held-out success, sampled at temperature 1 and greedy; the episodes are saved under the run folder."""
+    results: dict[str, EvalResult] = {}
+    for mode, temperature, suffix in (("sampled", 1.0, ""), ("greedy", 0.0, "_greedy")):
+        with context.progress.task(f"evaluating {name}, {mode}, held-out") as task:
+            options = evaluation_options(context.recipe, "heldout", temperature, context.recipe.evaluation.n)
+            results[mode] = evaluate_together(context, policy, options, task.update)
+            task.say(_verdict(results[mode]))
+        if context.ranks.is_first:
+            save_episodes(context.folder.episodes(f"{name}_heldout{suffix}"), results[mode].episodes)
+    return results
+
+
+def evaluation_options(recipe: Recipe, split: Any, temperature: float, n: int) -> EvalOptions:
+    """How this recipe's policies are evaluated."""
+    return EvalOptions(
+        n=n,
+        seed=recipe.evaluation.seed,
+        split=split,
+        temperature=temperature,
+        num_envs=recipe.rollout.environments,
+        max_turn_tokens=recipe.rollout.max_turn_tokens,
+        max_context_tokens=recipe.rollout.max_context_tokens,
+        env_kwargs=recipe.env.environment(),
+    )
+
+
+def evaluate_together(context: RankContext, policy: LLMPolicy, options: EvalOptions, on_progress: Any) -> EvalResult:
+    """Every process evaluates its share; all of them get the result over all tasks."""
+    ranks = context.ranks
+    mine = evaluate_policy(
+        policy, context.recipe.env.id, options, share=(ranks.rank, ranks.size), on_progress=on_progress
+    )
+    shares = ranks.gather_objects(mine)
+    episodes: list[Episode] = [shares[i % ranks.size][i // ranks.size] for i in range(sum(map(len, shares)))]
+    return summarise(episodes)
+
+
+def _verdict(result: EvalResult) -> str:
+    failures = f", {result.failures} failed" if result.failures else ""
+    return (
+        f"success {result.success:.3f} (95 %: {result.interval_low:.3f}-{result.interval_high:.3f}, n={result.n})"
+        f", {result.mean_turns:.2f} turns{failures}"
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------- GRPO
+def grpo_stage(context: RankContext, policy: LLMPolicy, resume: bool) -> PreTrainedModel:
+    """Trains the policy in place, saves `policy/`, and gives the frozen reference."""
+    recipe, ranks, folder = context.recipe, context.ranks, context.folder
+    reference = copy.deepcopy(policy.model)
+    if resume and folder.policy.is_dir():
+        trained, _ = _load(recipe, str(folder.policy))
+        policy.model.load_state_dict(trained.state_dict())
+        policy.weights_changed()
+        return reference
+    learner = GRPOLearner(
+        policy.model, recipe.grpo, seed=derive_seed(recipe.seed, "grpo"), ranks=ranks, reference=reference
+    )
+
+    with (
+        context.progress.task("GRPO") as task,
+        GroupCollector(recipe, policy, ranks.rank, ranks.size) as collector,
+    ):
+
+        def after_step(step: int, row: Mapping[str, Any]) -> None:
+            task.grpo_step(step, recipe.grpo.steps, row)
+            if recipe.evaluation.every and step % recipe.evaluation.every == 0:
+                _validate(context, policy, step, task)
+
+        finished = train_grpo(
+            learner,
+            collector,
+            metrics=context.metrics,
+            checkpoints=context.checkpoints,
+            resume=resume,
+            after_step=after_step,
+        )
+    policy.weights_changed()
+    if not finished:
+        raise _stopped(context, "GRPO", learner.steps_done)
+    if ranks.is_first:
+        save_model(policy.model, policy.tokenizer, folder.policy)
+    ranks.barrier()
+    return reference
+
+
+def _validate(context: RankContext, policy: LLMPolicy, step: int, task: Any) -> None:
+    policy.weights_changed()
+    options = evaluation_options(context.recipe, "validation", 1.0, context.recipe.evaluation.validation_n)
+    result = evaluate_together(context, policy, options, None)
+    task.say(f"step {step}, validation: {_verdict(result)}")
+    context.metrics.log({"stage": "validation", "step": step, "success": result.success, "n": result.n})
+
+
+def _stopped(context: RankContext, stage: str, steps: int) -> RunStopped:
+    return RunStopped(
+        f"stopped after {steps} steps of {stage}; continue with: palaestra train "
+        f"{context.folder.recipe} --resume"
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ figures
+def _figures(recipe: Recipe, name: str, results: Mapping[str, EvalResult]) -> dict[str, Any]:
+    sampled, greedy = results["sampled"], results["greedy"]
+    figures: dict[str, Any] = {
+        f"{name}_success": sampled.success,
+        f"{name}_success_interval": [sampled.interval_low, sampled.interval_high],
+        f"{name}_success_greedy": greedy.success,
+        f"{name}_success_greedy_interval": [greedy.interval_low, greedy.interval_high],
+        f"{name}_mean_turns": sampled.mean_turns,
+        f"{name}_failures": sampled.failures + greedy.failures,
+        f"{name}_by_level": {key: list(value) for key, value in sampled.by_level.items()},
+        f"{name}_by_level_greedy": {key: list(value) for key, value in greedy.by_level.items()},
+    }
+    for suffix, result in (("", sampled), ("_greedy", greedy)):
+        hard = [e.success for e in result.episodes if e.level in recipe.evaluation.hard_levels and not e.failed]
+        if hard:
+            figures[f"{name}_success_hard{suffix}"] = sum(map(bool, hard)) / len(hard)
+            figures[f"{name}_success_hard{suffix}_interval"] = list(wilson_interval(sum(map(bool, hard)), len(hard)))
+            figures["heldout_hard_n"] = len(hard)
+    return figures
+
+
+def _mean_kl(context: RankContext, reference: PreTrainedModel, episodes: Sequence[Episode]) -> float:
+    """`kl_seq`: nats per held-out episode, sampled at temperature 1."""
+    mine = sequence_kl(reference, episodes[context.ranks.rank :: context.ranks.size])
+    sums = context.ranks.sum_floats({"kl": sum(mine), "n": float(len(mine))})
+    return sums["kl"] / max(1.0, sums["n"])

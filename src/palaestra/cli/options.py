@@ -1,0 +1,53 @@
+"""Values of options that hold several things: `1,2,2,3`, `careful=0.2,hasty=0.8`, `prompt_style=compact`."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from typing import Any
+
+from ..core.errors import ConfigError
+
+
+def names(text: str | None) -> tuple[str, ...]:
+    """`"compose,repair"` as a tuple; None and `""` give an empty one."""
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+
+
+def levels(text: str | None) -> tuple[int, ...]:
+    """`"1,2,2,3"` as integers; a level that is listed twice is drawn twice as often."""
+    try:
+        return tuple(int(part) for part in names(text))
+    except ValueError:
+        raise ConfigError(f"--levels={text}: write whole numbers with commas, such as 1,2,2,3") from None
+
+
+def shares(text: str, option: str) -> dict[str, float]:
+    """`"careful=0.2,hasty=0.8"` as a mapping; shares need not sum to 1."""
+    result: dict[str, float] = {}
+    for part in names(text):
+        name, equals, value = part.partition("=")
+        try:
+            share = float(value)
+        except ValueError:
+            share = -1.0
+        if not equals or not name.strip() or not 0 <= share < float("inf"):
+            raise ConfigError(f"{option}: {part!r}: write NAME=SHARE with a share >= 0, such as careful=0.2")
+        result[name.strip()] = share
+    if not sum(result.values()):
+        raise ConfigError(f"{option}={text}: at least one share must be > 0")
+    return result
+
+
+def keywords(pairs: Sequence[str], option: str) -> dict[str, Any]:
+    """`["prompt_style=compact", "max_turns=6"]` as keywords; values are read as TOML where that works, else as text."""
+    result: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise ConfigError(f"{option} {pair!r}: write KEY=VALUE, such as max_turns=6")
+        try:
+            result[name] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            result[name] = value
+    return result

@@ -7,15 +7,13 @@ damage is an error that names the line.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 
 from .errors import RecordError, StorageError
-from .messages import Message
 from .trajectories import Episode, Sampling, Segment, Trajectory, Turn
 
 VERSION = 1
@@ -23,42 +21,69 @@ Record = dict[str, Any]
 
 
 class RecordWriter:
-    """Appends records of one kind to a file; each is flushed as a whole line.
+    """Appends records of one kind to a file; each goes out as one whole line, unbuffered.
+
+    Args:
+        path: The file; its folder is made when it is missing.
+        kind: What the records are, such as `"episodes"`.
+        append: Continue an existing file of the same kind; half a line at its end is dropped first.
 
     Raises:
         StorageError: The file cannot be created or written (no permission, full disk).
+        RecordError: The file to continue is of another kind or schema version.
     """
 
     def __init__(self, path: str | Path, kind: str, append: bool = False) -> None:
         self.path, self.kind = Path(path), kind
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            fresh = not (append and self.path.exists() and self.path.stat().st_size)
-            if not fresh:
+            if append and self.path.exists():
                 _drop_torn_line(self.path)
-            self._file: IO[str] = self.path.open("w" if fresh else "a", encoding="utf-8")
+            fresh = not (append and self.path.exists() and self.path.stat().st_size)
         except OSError as error:
-            raise StorageError(f"cannot write {self.path}: {error.strerror}") from error
+            raise self._cannot_write(error) from error
+        if not fresh:
+            next(read_records(self.path, kind), None)  # checks the header
+        try:
+            self._file: IO[bytes] = self.path.open("wb" if fresh else "ab", buffering=0)
+        except OSError as error:
+            raise self._cannot_write(error) from error
         if fresh:
-            self.write({"schema": f"palaestra.{kind}", "version": VERSION})
+            try:
+                self.write({"schema": f"palaestra.{kind}", "version": VERSION})
+            except StorageError:
+                self.close()
+                raise
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Appends one record."""
+        line = memoryview(_encode(record))
         try:
-            self._file.write(json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n")
-            self._file.flush()
+            while line:
+                line = line[self._file.write(line) :]
         except OSError as error:
-            raise StorageError(f"cannot write {self.path}: {error.strerror}") from error
+            raise self._cannot_write(error) from error
 
     def close(self) -> None:
         """Closes the file; may be called twice."""
         self._file.close()
+
+    def _cannot_write(self, error: OSError) -> StorageError:
+        return StorageError(f"cannot write {self.path}: {error.strerror}")
 
     def __enter__(self) -> RecordWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _encode(record: Mapping[str, Any]) -> bytes:
+    text = json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n"
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # half a surrogate pair, which a program may print: JSON can escape it, UTF-8 cannot
+        return json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
 
 def write_records(path: str | Path, kind: str, records: Iterable[Mapping[str, Any]]) -> int:
@@ -79,19 +104,20 @@ def read_records(path: str | Path, kind: str) -> Iterator[Record]:
     """
     path = Path(path)
     try:
-        file = path.open(encoding="utf-8")
+        file = path.open("rb")
     except OSError as error:
         raise RecordError(f"cannot read {path}: {error.strerror}") from error
     with file:
         for number, line in enumerate(file, 1):
             try:
-                record: Any = json.loads(line)
+                data: Any = json.loads(line.decode())
             except ValueError as error:
-                if not line.endswith("\n"):
+                if not line.endswith(b"\n"):
                     return  # the writer was killed in this line
                 raise RecordError(f"{path}, line {number}: not JSON ({error})") from error
-            if not isinstance(record, dict):
+            if not isinstance(data, dict):
                 raise RecordError(f"{path}, line {number}: expected a JSON object")
+            record = cast(Record, data)
             if number == 1:
                 _check_header(path, kind, record)
             else:
@@ -107,14 +133,22 @@ def _check_header(path: Path, kind: str, header: Record) -> None:
 
 
 def _drop_torn_line(path: Path) -> None:
+    """Cuts a file after its last whole record; a record that lacks only its line end gets it."""
     with path.open("rb+") as file:
-        content_end = file.seek(0, os.SEEK_END)
-        while content_end:
-            file.seek(content_end - 1)
-            if file.read(1) == b"\n":
-                break
-            content_end -= 1
-        file.truncate(content_end)
+        whole, tail = 0, b""
+        for line in file:
+            if line.endswith(b"\n"):
+                whole += len(line)
+            else:
+                tail = line
+        if not tail:
+            return
+        try:
+            json.loads(tail.decode())
+        except ValueError:
+            file.truncate(whole)
+        else:
+            file.write(b"\n")
 
 
 def episode_to_record(episode: Episode) -> Record:
@@ -169,7 +203,7 @@ def episode_from_record(record: Mapping[str, Any]) -> Episode:
         plain = {name: record[name] for name in Episode.__dataclass_fields__ if name != "trajectories"}
         plain["reward"] = float("nan") if plain["reward"] is None else float(plain["reward"])
         return Episode(trajectories=tuple(_trajectory_from_record(item) for item in record["trajectories"]), **plain)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise RecordError(f"not an episode record: {type(error).__name__} {error}") from error
 
 
@@ -184,8 +218,8 @@ def _trajectory_from_record(record: Mapping[str, Any]) -> Trajectory:
     )
     turns: list[Turn] = []
     for item in record["turns"]:
-        messages: tuple[Message, ...] = tuple(item["messages"])
-        turns.append(Turn(**{**item, "messages": messages}))
+        fields: dict[str, Any] = {**item, "messages": tuple(item["messages"])}
+        turns.append(Turn(**fields))
     return Trajectory(
         segments=segments,
         turns=tuple(turns),

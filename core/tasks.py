@@ -104,6 +104,8 @@ class TaskSet:
         for task in self.fixed:
             if task.task_id == task_id:
                 return task
+        if not self.families:
+            raise TaskError(f"task_id={task_id!r}: not among the {len(self.fixed)} given tasks")
         match = _TASK_ID.match(task_id)
         if match is None:
             raise TaskError(f"task_id={task_id!r}: write 'family:split:level:seed', such as 'compose:train:2:17'")

@@ -30,7 +30,7 @@ class Segment:
     action_mask_T: NDArray[np.bool_]
     """True = the policy sampled this token."""
     logprobs_T: NDArray[np.float32]
-    """Log-probability (nats) under the behaviour policy, at the temperature of sampling; NaN where the mask is False."""
+    """Log-probability (nats) under the behaviour policy, at the sampling temperature; NaN where the mask is False."""
 
     def __post_init__(self) -> None:
         shape = self.token_ids_T.shape

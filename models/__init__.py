@@ -1,1 +1,1 @@
-
+"""Language models: loading, tokenizers, chat formats, and an engine that decodes many conversations at once."""

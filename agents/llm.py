@@ -1,0 +1,131 @@
+"""A language model as a policy: model, tokenizer, chat format, and the engine that samples from it.
+
+Collecting many episodes is `rollout.collect`; here is also the agent for one environment at a time (play, examples).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..core.messages import Message, user
+from ..core.seeding import generator
+from ..core.trajectories import Sampling
+from ..models.chat import Action, ChatFormat, Conversation
+from ..models.engine import GenerationRequest, LocalEngine
+from ..models.loading import load_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class LLMPolicy:
+    """Any transformers causal language model with a chat template, acting in text environments.
+
+    It is an `Agent`: `reset(observation, info, seed)`, then `act(observation, info)` for each action.
+
+    Args:
+        model: The model; trained in place elsewhere. Call `weights_changed` after its weights changed.
+        tokenizer: Its tokenizer, with a chat template and an end token.
+        sampling: How `act` samples; `collect` is given its own.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sampling: Sampling | None = None
+    ) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.chat = ChatFormat(tokenizer)
+        self.sampling = sampling or Sampling()
+        self.version = 0
+        """Counts weight changes; recorded with every turn."""
+        self._engine: LocalEngine | None = None
+        self._conversation: Conversation | None = None
+        self._last: Action | None = None
+        self._generator = generator("act", 0)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        dtype: str = "float32",
+        device: str = "auto",
+        attention: str = "sdpa",
+        sampling: Sampling | None = None,
+    ) -> LLMPolicy:
+        """Loads a transformers folder or hub id.
+
+        Raises:
+            ModelError: One line that says what is missing.
+        """
+        model, tokenizer = load_model(path, dtype=dtype, device=device, attention=attention)
+        return cls(model.eval(), tokenizer, sampling)
+
+    @property
+    def max_positions(self) -> int | None:
+        """Greatest number of tokens of one conversation that the model knows; None = no such limit."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+    def engine(self, rows: int, max_context: int) -> LocalEngine:
+        """Gives an engine with at least this many rows and this much context; it is kept for the next call."""
+        if self.max_positions is not None:
+            max_context = min(max_context, self.max_positions)
+        kept = self._engine
+        if kept is None or kept.rows < rows or kept.max_context < max_context:
+            self.close()
+            self._engine = kept = LocalEngine(self.model, rows, max_context)
+        return kept
+
+    def weights_changed(self) -> None:
+        """Says that the model's weights changed: cached keys and values are dropped."""
+        self.version += 1
+        if self._engine is not None:
+            self._engine.update_weights(self.version)
+
+    def close(self) -> None:
+        """Frees the engine's memory; the policy can be used again."""
+        if self._engine is not None:
+            self._engine.close()
+        self._engine = None
+
+    # -- one environment at a time --------------------------------------------------------------------------------
+
+    def reset(self, observation: str, info: Mapping[str, Any], seed: int) -> None:
+        """Begins an episode with what `env.reset` gave."""
+        messages: list[Message] = list(info.get("messages") or [user(observation)])
+        self._conversation = Conversation(messages, info.get("tools") or ())
+        self._last = None
+        self._generator = generator("act", seed)
+
+    def act(self, observation: str, info: Mapping[str, Any]) -> str:
+        """Gives the next action's text."""
+        if self._conversation is None:
+            self.reset(observation, info, seed=0)
+        conversation = self._conversation
+        assert conversation is not None
+        engine = self.engine(1, self.sampling.max_context_tokens)
+        if self._last is None:
+            engine.release("act")
+            new_ids = self.chat.start(conversation.messages, conversation.tools)
+        else:
+            replies: list[Message] = list(info.get("messages") or [user(observation)])
+            extension = self.chat.extend(conversation, self._last, replies)
+            new_ids = extension.token_ids
+            if extension.new_segment:
+                engine.release("act")
+        completion = engine.generate(
+            [
+                GenerationRequest(
+                    key="act",
+                    token_ids=new_ids,
+                    generator=self._generator,
+                    temperature=self.sampling.temperature,
+                    max_tokens=self.sampling.max_turn_tokens,
+                    end_ids=self.chat.end_ids,
+                )
+            ]
+        )[0]
+        text = self.chat.decode(completion.token_ids)
+        self._last = Action(text=text, ended=completion.finished == "end")
+        return text

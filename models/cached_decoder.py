@@ -1,0 +1,179 @@
+"""Decoding through a model's own forward, with a preallocated cache of keys and values that has a position per row.
+
+The model is given explicit positions and an explicit attention mask. Chunks are padded on the left, so that only the
+last column's logits are needed; padding is written to a scratch position that nobody attends to.
+Legend: R cache rows, B rows of a call, H heads, S positions in use, T tokens of a chunk, D head size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from .decoders import IntArray, evaluating
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(slots=True)
+class _Place:
+    """Where the forward that is running reads and writes."""
+
+    rows_B: torch.Tensor
+    write_BT: torch.Tensor
+    """Position of each token in the cache."""
+    length: int
+    """S: positions that are read."""
+    leading: bool = field(default=False)
+    """Whether the rows are 0..B-1, so that no copy is needed to read them."""
+
+
+class _RowLayer(CacheLayerMixin):
+    """One layer's keys and values, RHSD, allocated at the first use."""
+
+    is_sliding = False
+
+    def __init__(self, cache: RowCache, rows: int, slots: int) -> None:
+        super().__init__()
+        self._cache, self._shape = cache, (rows, slots)
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        rows, slots = self._shape
+        self.keys = key_states.new_zeros(rows, key_states.shape[1], slots, key_states.shape[3])
+        self.values = value_states.new_zeros(rows, value_states.shape[1], slots, value_states.shape[3])
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        assert self.keys is not None
+        assert self.values is not None
+        place = self._cache.place
+        rows_B1 = place.rows_B[:, None]
+        self.keys[rows_B1, :, place.write_BT] = key_states.transpose(1, 2)
+        self.values[rows_B1, :, place.write_BT] = value_states.transpose(1, 2)
+        if place.leading:
+            count = len(place.rows_B)
+            return self.keys[:count, :, : place.length], self.values[:count, :, : place.length]
+        return self.keys[:, :, : place.length][place.rows_B], self.values[:, :, : place.length][place.rows_B]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self._cache.place.length, 0
+
+    def get_seq_length(self) -> int:
+        place = self._cache.place
+        return place.length - place.write_BT.shape[1]
+
+    def get_max_length(self) -> int:
+        return self._shape[1] - 1
+
+
+class RowCache(Cache):
+    """Keys and values of many conversations, one per row; `place` says which part a forward works on."""
+
+    def __init__(self, layers: int, rows: int, max_context: int) -> None:
+        self.place = _Place(torch.zeros(1, dtype=torch.long), torch.zeros(1, 1, dtype=torch.long), 1)
+        super().__init__(layers=[_RowLayer(self, rows, max_context + 1) for _ in range(layers)])
+
+
+class CachedDecoder:
+    """See `decoders.Decoder`; works with every model whose forward takes a cache, positions and a 4-D mask."""
+
+    def __init__(self, model: PreTrainedModel, rows: int, max_context: int) -> None:
+        config = model.config.get_text_config()
+        self._model, self._scratch = model, max_context
+        self._cache = RowCache(config.num_hidden_layers, rows, max_context)
+        self._additive = config._attn_implementation == "eager"
+        self._window = _window(config, max_context)
+        self._keeps_last = "logits_to_keep" in inspect.signature(model.forward).parameters
+
+    def decode(self, tokens_B: IntArray, positions_B: IntArray) -> torch.Tensor:
+        """See `Decoder.decode`."""
+        return self._forward(np.arange(len(tokens_B)), tokens_B[:, None], positions_B[:, None], leading=True)
+
+    def prefill(self, rows: IntArray, starts: IntArray, chunks: list[IntArray]) -> torch.Tensor:
+        """See `Decoder.prefill`."""
+        longest = max(len(chunk) for chunk in chunks)
+        tokens_BT = np.zeros((len(chunks), longest), dtype=np.int64)
+        positions_BT = np.full((len(chunks), longest), self._scratch, dtype=np.int64)
+        for i, (start, chunk) in enumerate(zip(starts.tolist(), chunks, strict=True)):
+            tokens_BT[i, longest - len(chunk) :] = chunk
+            positions_BT[i, longest - len(chunk) :] = np.arange(start, start + len(chunk))
+        return self._forward(rows, tokens_BT, positions_BT, leading=False)
+
+    def copy_rows(self, sources: IntArray, targets: IntArray, length: int) -> None:
+        """See `Decoder.copy_rows`."""
+        from_rows, to_rows = torch.from_numpy(sources), torch.from_numpy(targets)
+        for layer in self._cache.layers:
+            for states in (layer.keys, layer.values):  # pyright: ignore[reportAttributeAccessIssue]
+                if states is not None:
+                    states[to_rows, :, :length] = states[from_rows, :, :length]
+
+    def refresh(self) -> None:
+        """The forward reads the model's own weights."""
+
+    @torch.no_grad()
+    def _forward(self, rows: IntArray, tokens: IntArray, positions: IntArray, leading: bool) -> torch.Tensor:
+        device = self._model.device
+        write_BT = torch.from_numpy(positions).to(device)
+        padding_BT = positions == self._scratch
+        length = int(np.where(padding_BT, 0, positions).max()) + 1
+        self._cache.place = _Place(torch.from_numpy(rows).to(device), write_BT, length, leading)
+        read_BT = write_BT.masked_fill(write_BT == self._scratch, 0)
+        arguments: dict[str, Any] = {"logits_to_keep": 1} if self._keeps_last else {}
+        with evaluating(self._model):
+            output = self._model(
+                input_ids=torch.from_numpy(tokens).to(device),
+                position_ids=read_BT,
+                attention_mask=self._mask(read_BT, length),
+                past_key_values=self._cache,
+                use_cache=True,
+                **arguments,
+            )
+        return output.logits[:, -1]
+
+    def _mask(self, query_BT: torch.Tensor, length: int) -> Any:
+        """Who may attend to whom, B1TS; one mask per kind of layer where a model has several."""
+        key_S = torch.arange(length, device=query_BT.device)
+        seen_BTS = key_S <= query_BT[:, :, None]
+        if self._window is None:
+            return self._as_model_wants(seen_BTS)
+        near_BTS = seen_BTS & (key_S > query_BT[:, :, None] - self._window.size)
+        if not self._window.mixed:
+            return self._as_model_wants(near_BTS)
+        return {
+            "full_attention": self._as_model_wants(seen_BTS),
+            "sliding_attention": self._as_model_wants(near_BTS),
+        }
+
+    def _as_model_wants(self, seen_BTS: torch.Tensor) -> torch.Tensor:
+        seen_B1TS = seen_BTS[:, None]
+        if not self._additive:
+            return seen_B1TS
+        dtype = self._model.dtype
+        bias = torch.zeros(seen_B1TS.shape, dtype=dtype, device=seen_BTS.device)
+        return bias.masked_fill_(~seen_B1TS, torch.finfo(dtype).min)
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    size: int
+    mixed: bool
+    """Whether some layers attend to everything."""
+
+
+def _window(config: Any, max_context: int) -> _Window | None:
+    """The sliding window of a model's attention, where the context is long enough for it to matter."""
+    size = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or [])
+    if size is None or size >= max_context or kinds == {"full_attention"}:
+        return None
+    return _Window(size, mixed="full_attention" in kinds)

@@ -127,10 +127,10 @@ def _watched(episodes: Iterable[Episode], n: int, tallies: dict[str, ExpertTally
 
 
 def _write(output: Path, file_format: DemoFormat, episodes: Iterable[Episode]) -> int:
-    from ..core.records import episode_to_record, write_records
+    from ..agents.store import save_episodes
 
     if file_format is DemoFormat.episodes:
-        return write_records(output, "episodes", (episode_to_record(episode) for episode in episodes))
+        return save_episodes(output, episodes)
     return _write_chat(output, episodes)
 
 

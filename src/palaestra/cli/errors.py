@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from ..core.errors import PalaestraError
+from ..core.errors import PalaestraError, RunStopped
 from .plain_text import one_line
 
 DEBUG_OPTION = "--debug"
@@ -48,6 +48,9 @@ class ErrorReportingGroup(TyperGroup):
             raise typer.Exit(PIPE_CLOSED) from None
         except KeyboardInterrupt:
             typer.echo("interrupted", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+        except RunStopped as stop:
+            typer.echo(one_line(str(stop)), err=True)
             raise typer.Exit(INTERRUPTED) from None
         except PalaestraError as error:
             if _traceback_wanted(ctx):

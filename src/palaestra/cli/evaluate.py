@@ -57,6 +57,7 @@ def evaluate(
     **Output**: tables on the screen; with `--save` the episodes, with `--json` the figures.
     """
     from ..agents.evaluation import EvalOptions, evaluate_model, evaluate_scripted
+    from ..agents.store import save_episodes
     from ..core.tasks import SPLITS
 
     if bool(model) == bool(agent):
@@ -83,7 +84,7 @@ def evaluate(
     run, subject = (evaluate_model, model) if model else (evaluate_scripted, agent)
     result = _with_progress(lambda tick: run(subject, env_id, chosen, tick), n)
     if save:
-        _save_episodes(save, result)
+        save_episodes(save, result.episodes)
     if json_file:
         write_text(json_file, json.dumps(_figures(subject, env_id, chosen, result), indent=2) + "\n")
     if not result.n:
@@ -110,12 +111,6 @@ def _figures(subject: str, env_id: str, chosen: EvalOptions, result: EvalResult)
         "temperature": chosen.temperature,
         **result.to_json(),
     }
-
-
-def _save_episodes(path: Path, result: EvalResult) -> None:
-    from ..core.records import episode_to_record, write_records
-
-    write_records(path, "episodes", (episode_to_record(episode) for episode in result.episodes))
 
 
 def _first_failure(result: EvalResult) -> str:

@@ -63,11 +63,13 @@ class Curve:
     band: tuple[float, float] | None = None
     target: Callable[[RunData], float | None] = lambda run: None
     """A value to draw as a dashed line."""
+    points: tuple[str, str, str] | None = None
+    """(stage, metric, label) of a few values to draw as dots."""
 
 
 CURVES = (
     Curve(title="Success in training", y_label="share of episodes", columns=(("success", "success", GREEN),),
-          limits=(0, 1)),
+          limits=(0, 1), points=("validation", "success", "validation split")),
     Curve(title="Reward", y_label="mean reward per episode", columns=(("reward_mean", "reward", BLUE),)),
     Curve(title="KL to the SFT policy, per episode", y_label="nats per episode", limits=(0, None),
           columns=(("kl_seq", "KL", PURPLE),), band=KL_BAND,
@@ -79,7 +81,7 @@ CURVES = (
           limits=(0, None)),
     Curve(title="Turns per episode", y_label="turns", columns=(("mean_turns", "turns", BLUE),), limits=(0, None)),
     Curve(title="Lost signal", y_label="share", limits=(0, None), columns=(
-        ("zero_variance_share", "groups without variance", BLUE), ("truncation_rate", "truncated episodes", ORANGE),
+        ("zero_variance_share", "flat groups", BLUE), ("truncation_rate", "truncated", ORANGE),
         ("parse_errors", "invalid actions", PURPLE))),
     Curve(title="SFT loss", y_label="nats per token", stage="sft", columns=(("loss", "loss", ORANGE),)),
 )  # fmt: skip
@@ -110,8 +112,11 @@ def _draw_curve(run: RunData, curve: Curve) -> tuple[str, str, str] | None:
         smooth = running_mean(values, SMOOTHING)
         axes.plot(steps, values, color=colour, lw=0.9, alpha=0.3)
         axes.plot(steps, smooth, color=colour, lw=2, label=label, marker="o" if len(steps) == 1 else None, ms=4)
+    dots = run.column(*curve.points[:2]) if curve.points else ([], [])
+    if curve.points and dots[0]:
+        axes.plot(*dots, ls="", marker="o", ms=5, color=INK, label=curve.points[2])
     axes.set_ylim(*curve.limits)
-    if len(columns) > 1 or curve.band or target is not None:
+    if len(axes.get_legend_handles_labels()[0]) > 1:
         _legend(figure)
     text = " ".join(_description(label, steps, values) for label, _, steps, values in columns)
     return _svg(figure), curve.title, text
@@ -140,7 +145,7 @@ def _draw_phases(run: RunData) -> tuple[str, str, str] | None:
 def _figure(curve: Curve) -> tuple[Any, Axes]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.6, 2.75), layout="constrained")
+    figure = Figure(figsize=(4.2, 2.6), layout="constrained")
     figure.patch.set_alpha(0)
     axes = figure.add_subplot()
     axes.patch.set_alpha(0)

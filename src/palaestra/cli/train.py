@@ -45,7 +45,7 @@ def train(
     if dry_run:
         import tomli_w
 
-        print(tomli_w.dumps(recipe_to_data(resolved)), end="")
+        print(tomli_w.dumps(recipe_to_data(resolved)).strip())
         return
 
     from ..learners.pipeline import run

@@ -12,13 +12,21 @@ Tone = Literal["good", "flat", "bad", "unfinished"]
 
 
 @dataclass(frozen=True, slots=True)
+class Fact:
+    """A figure under the headline."""
+
+    name: str
+    value: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """The head of a report."""
 
     tone: Tone
     headline: str
-    facts: tuple[tuple[str, str], ...]
-    """(name, value) of the figures under the headline."""
+    facts: tuple[Fact, ...]
 
 
 def percent(share: float) -> str:
@@ -72,22 +80,25 @@ def _judge(run: RunData) -> tuple[Tone, str]:
     return "unfinished", "Not finished: no GRPO step has been logged yet"
 
 
-def _facts(run: RunData) -> list[tuple[str, str]]:
-    facts: list[tuple[str, str]] = []
+def _facts(run: RunData) -> list[Fact]:
+    facts: list[Fact] = []
     for sampling, result in comparisons(run).items():
+        name = f"success, {sampling}"
         if result.before and result.after and result.delta is not None:
-            value = f"{percent(result.before.share)} → {percent(result.after.share)}, {points(result.delta)}"
-            facts.append((f"held-out success, {sampling}", value))
+            change = f"{percent(result.before.share)} → {percent(result.after.share)}"
+            facts.append(Fact(name, change, points(result.delta)))
         elif one := result.before or result.after:
-            facts.append((f"held-out success, {sampling}, {'before' if result.before else 'after'} GRPO",
-                          percent(one.share)))  # fmt: skip
+            facts.append(Fact(name, percent(one.share), f"{'before' if result.before else 'after'} GRPO"))
     if (hard := number(run.summary, "rl_success_hard")) is not None:
-        facts.append(("after GRPO, hard levels", percent(hard)))
+        before = number(run.summary, "sft_success_hard")
+        change = percent(hard) if before is None else f"{percent(before)} → {percent(hard)}"
+        facts.append(Fact("hard levels, sampled", change, "after GRPO" if before is None else points(hard - before)))
     if (kl := number(run.summary, "kl_seq")) is not None:
-        facts.append(("KL to the SFT policy", f"{kl:.2f} nats per episode"))
-    for key, name in (("seconds_total", "whole run"), ("seconds_sft", "SFT"), ("seconds_rl", "GRPO")):
-        if (seconds := number(run.summary, key)) is not None:
-            facts.append((name, duration(seconds)))
+        facts.append(Fact("KL to the SFT policy", f"{kl:.2f} nats", "mean per sampled held-out episode"))
+    if (seconds := number(run.summary, "seconds_total")) is not None:
+        stages = [("SFT", "seconds_sft"), ("GRPO", "seconds_rl")]
+        parts = [f"{name} {duration(s)}" for name, key in stages if (s := number(run.summary, key)) is not None]
+        facts.append(Fact("time", duration(seconds), ", ".join(parts)))
     lost = len(run.failures)
-    facts.append(("failures of infrastructure", f"{lost} held-out episodes, not scored" if lost else "none"))
+    facts.append(Fact("failures of infrastructure", str(lost), "held-out episodes, not scored"))
     return facts

@@ -1,0 +1,235 @@
+"""What a sandbox is: limits, results, the protocol, and the one function that opens one.
+
+This module knows no backend beyond its name: `open_sandbox` imports the one that is asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any, Literal, Protocol, Self
+
+from ..core.errors import ConfigError, SandboxUnavailable, did_you_mean
+
+Isolation = Literal["auto", "namespaces", "none"]
+BACKENDS = ("local", "docker")
+ISOLATIONS = ("auto", "namespaces", "none")
+
+
+class ExecStatus(StrEnum):
+    """How an execution ended. Only `SANDBOX_DIED` is a failure of infrastructure."""
+
+    OK = "ok"
+    ERROR = "error"
+    """The code raised, or a command left with a non-zero exit status."""
+    TIMEOUT = "timeout"
+    """Too much wall-clock or CPU time."""
+    KILLED = "killed"
+    """The session's process ended itself or was killed (`os._exit`, a crash, too many processes)."""
+    OUTPUT_LIMIT = "output_limit"
+    DISK_LIMIT = "disk_limit"
+    MEMORY_LIMIT = "memory_limit"
+    DEAD = "dead"
+    """Not run: the session had ended before; `reset()` gives a fresh one."""
+    SANDBOX_DIED = "sandbox_died"
+    """The sandbox itself failed; the code is not to blame."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one session may use. All sizes are binary (MiB = 2**20 bytes)."""
+
+    timeout_s: float = 10.0
+    """Wall-clock time of one execution, after which it is interrupted."""
+    grace_s: float = 0.5
+    """Time that an interrupted execution has to stop before its session is killed."""
+    cpu_s: float | None = None
+    """CPU time of one execution, over all its processes; None means no limit beyond `timeout_s`."""
+    memory_mib: int = 512
+    """Memory of the session's whole process tree."""
+    processes: int = 64
+    """Processes and threads at once."""
+    workspace_mib: int = 64
+    tmp_mib: int = 64
+    """Size of /tmp, which is also /dev/shm."""
+    inodes: int = 20_000
+    """Files and directories, in the workspace and in /tmp each."""
+    output_kib: int = 64
+    """How much of stdout and of stderr is kept each; of more, the head and the tail are."""
+    output_hard_mib: int = 16
+    """Output at which an execution is stopped."""
+
+    def __post_init__(self) -> None:
+        for name in ("timeout_s", "cpu_s", *_WHOLE):
+            value: object = getattr(self, name)
+            if name == "cpu_s" and value is None:
+                continue
+            kind = int if name in _WHOLE else (int, float)
+            if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value):
+                raise ConfigError(f"{name}={value!r}: must be {'a whole number' if name in _WHOLE else 'a number'}")
+            if value <= 0:
+                raise ConfigError(f"{name}={value}: must be > 0")
+        if isinstance(self.grace_s, bool) or not 0 <= self.grace_s <= 60:
+            raise ConfigError(f"grace_s={self.grace_s}: must be in [0, 60]")
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
+        """Gives limits from plain data; names that are left out keep their defaults.
+
+        Raises:
+            ConfigError: An unknown name (the nearest valid one is suggested) or a value out of range.
+        """
+        names = [field.name for field in fields(cls)]
+        for name in values:
+            if name not in names:
+                raise ConfigError(f"limits.{name}: unknown limit{did_you_mean(str(name), names)}")
+        return cls(**values)
+
+
+_WHOLE = ("memory_mib", "processes", "workspace_mib", "tmp_mib", "inodes", "output_kib", "output_hard_mib")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecResult:
+    """What one execution gave.
+
+    Example: `sandbox.exec("1/0")` gives `ExecResult(stdout="", stderr="Traceback ...", exit_status=1, status="error",
+    seconds=0.0004, message="ZeroDivisionError: division by zero")`.
+    """
+
+    stdout: str
+    stderr: str
+    exit_status: int | None
+    """0 for success; negative = killed by that signal; None when nothing ran."""
+    status: ExecStatus
+    seconds: float
+    """Wall-clock time inside the sandbox."""
+    message: str
+    """One readable line about what went wrong; empty when all is well."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the code ran to its end without an error."""
+        return self.status is ExecStatus.OK
+
+
+class Sandbox(Protocol):
+    """One session: an interpreter whose state is kept, and a workspace of its own. Several threads may hold several."""
+
+    def exec(self, code: str, timeout_s: float | None = None) -> ExecResult:
+        """Runs Python code in the session; the last expression is echoed as in a REPL."""
+        ...
+
+    def run(self, argv: Sequence[str], stdin: bytes = b"", timeout_s: float | None = None) -> ExecResult:
+        """Runs a command in the workspace."""
+        ...
+
+    def write_file(self, path: str, data: bytes) -> None:
+        """Writes a file of the workspace, with the directories above it."""
+        ...
+
+    def read_file(self, path: str) -> bytes:
+        """Gives the content of a file of the workspace."""
+        ...
+
+    def fork(self, n: int) -> list[Sandbox]:
+        """Gives `n` independent live copies, where the backend can."""
+        ...
+
+    def reset(self) -> None:
+        """Gives this object a fresh session in an empty workspace."""
+        ...
+
+    def close(self) -> None:
+        """Ends the session and all its processes; may be called twice."""
+        ...
+
+    @property
+    def alive(self) -> bool:
+        """False once the session ended or was closed; `reset()` revives it."""
+        ...
+
+    def __enter__(self) -> Sandbox: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What one call of an untrusted function gave: a plain value, or one line about the exception."""
+
+    value: Any = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionAnswers:
+    """What calls of an untrusted function gave."""
+
+    status: ExecStatus
+    """`OK` when the process lived to answer, whatever the answers are."""
+    message: str
+    load_error: str | None
+    """Why there is no function to call."""
+    answers: tuple[Answer, ...]
+    """One per argument list; fewer if it was to stop at the first exception."""
+    seconds: float
+
+
+class FunctionCaller(Protocol):
+    """Calls functions of untrusted source text with plain data, each time in a fresh process of its own."""
+
+    def call_function(
+        self, sources: Sequence[str], entry_point: str, calls: Sequence[Sequence[Any]], stop_at_error: bool = False
+    ) -> FunctionAnswers:
+        """Executes the sources one after the other in one module and calls its function with each argument list."""
+        ...
+
+
+def check_backend(backend: str, isolation: str, image: str | None) -> None:
+    """Checks the names that select a sandbox.
+
+    Raises:
+        ConfigError: An unknown name, or a combination that has no meaning.
+        SandboxUnavailable: The backend is not part of this release.
+    """
+    if backend not in BACKENDS:
+        raise ConfigError(f"sandbox={backend!r}: unknown backend{did_you_mean(backend, BACKENDS)}")
+    if isolation not in ISOLATIONS:
+        raise ConfigError(f"isolation={isolation!r}: unknown mode{did_you_mean(isolation, ISOLATIONS)}")
+    if backend == "docker":
+        raise SandboxUnavailable("sandbox='docker' is not part of this release; use sandbox='local' (Linux)")
+    if image is not None:
+        raise ConfigError(f"image={image!r}: only sandbox='docker' takes an image")
+
+
+def open_sandbox(
+    backend: str = "local", *, isolation: str = "auto", image: str | None = None, limits: Limits | None = None
+) -> Sandbox:
+    """Opens a session in a jail that all sessions of this process share.
+
+    The jail starts with the first session (about 0.1 s); further sessions are cheap.
+
+    Args:
+        backend: `"local"`.
+        isolation: `"auto"` takes the best mode of this machine; `"none"` isolates nothing and warns.
+        image: Container image; for backends that have one.
+        limits: What the session may use.
+
+    Raises:
+        ConfigError: An argument is wrong.
+        SandboxUnavailable: This machine cannot isolate code that way; the message says what to change.
+    """
+    check_backend(backend, isolation, image)
+    from .local import LocalSandbox  # the jail's client is loaded when the first session is opened
+
+    return LocalSandbox(isolation=isolation, limits=limits or Limits())
+
+
+def shutdown() -> None:
+    """Closes the jails of this process; sessions that are still open are lost. Also runs at exit."""
+    from .local import shutdown_jails
+
+    shutdown_jails()

@@ -1,0 +1,124 @@
+"""What the supervisor knows of each session and of the call that it is working on."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass, field
+from typing import Any
+
+from .channel import Channel
+
+_CHUNK = 1 << 16
+
+
+class HeadTail:
+    """The first and the last bytes of a stream, in bounded memory.
+
+    Args:
+        keep: How many bytes to keep in all, half of them from each end.
+    """
+
+    __slots__ = ("_half", "_head", "_tail", "total")
+
+    def __init__(self, keep: int) -> None:
+        self._half = keep // 2
+        self._head = b""
+        self._tail = b""
+        self.total = 0
+        """How many bytes there were."""
+
+    def add(self, data: bytes) -> None:
+        """Takes the next bytes."""
+        self.total += len(data)
+        room = 0 if self._tail else 2 * self._half - len(self._head)
+        self._head += data[:room]
+        if len(data) > room:
+            self._tail = (self._tail + data[room:])[-self._half :]
+
+    def content(self) -> bytes:
+        """The kept bytes, with a line that tells how many are missing."""
+        if not self._tail:
+            return self._head
+        head, tail = self._head[: self._half], (self._head[self._half :] + self._tail)[-self._half :]
+        missing = self.total - len(head) - len(tail)
+        return head + (b"\n... [%d bytes left out] ...\n" % missing if missing else b"") + tail
+
+
+@dataclass(slots=True)
+class Call:
+    """One request of the host while its session works on it."""
+
+    id: int
+    operation: str
+    started: float
+    deadline: float
+    grace_s: float
+    cpu_s: float | None
+    head: dict[str, Any]
+    body: bytes
+    breach: tuple[str, str] | None = None
+    """Status and message of the limit that ended this call, once one did."""
+    interrupted: bool = False
+    cpu_before_s: float | None = None
+    output_watched: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """One session: its descriptors, its limits, and what it is doing."""
+
+    number: int
+    channel: Channel
+    out: int
+    err: int
+    limits: dict[str, Any]
+    keep: int
+    """Bytes of each output stream to keep."""
+    pid: int = 0
+    """Process id in the jail; 0 until the zygote has told it."""
+    call: Call | None = None
+    ready: bool = False
+    """Whether it has answered once, and so finished setting up its jail."""
+    dead: bool = False
+    once: bool = False
+    """Whether it ends with its first call."""
+    partner: Session | None = None
+    """The session that ends with this one's call."""
+    workspace: int = -1
+    output: tuple[HeadTail, HeadTail] = field(default_factory=lambda: (HeadTail(0), HeadTail(0)))
+
+    def start_output(self) -> None:
+        """Forgets late output of earlier calls and starts anew."""
+        if self.ready:
+            self.drain()
+        self.output = HeadTail(self.keep), HeadTail(self.keep)
+
+    def drain(self) -> int:
+        """Reads what is in the output pipes and gives the number of bytes since the call began."""
+        for fd, kept in ((self.out, self.output[0]), (self.err, self.output[1])):
+            try:
+                while data := os.read(fd, _CHUNK):
+                    kept.add(data)
+                    if len(data) < _CHUNK:
+                        break
+            except BlockingIOError:
+                pass
+        return self.output[0].total + self.output[1].total
+
+    def close(self) -> None:
+        """Closes all descriptors."""
+        self.channel.close()
+        for fd in (self.out, self.err, self.workspace):
+            if fd >= 0:
+                os.close(fd)
+
+
+def socket_and_pipes() -> tuple[socket.socket, tuple[int, int], list[int]]:
+    """Gives our socket, the reading ends of stdout and stderr, and the session's three ends."""
+    ours, theirs = socket.socketpair()
+    out_read, out_write = os.pipe()
+    err_read, err_write = os.pipe()
+    os.set_blocking(out_read, False)
+    os.set_blocking(err_read, False)
+    return ours, (out_read, err_read), [theirs.detach(), out_write, err_write]

@@ -1,0 +1,111 @@
+"""Frames on the sockets between host, supervisor and sessions.
+
+A frame is `!II` (lengths of head and body), a head (a JSON object) and a body (bytes). Nothing is ever pickled, and
+both lengths are checked before anything is stored.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from typing import Any, cast
+
+LENGTHS = struct.Struct("!II")
+MAX_HEAD = 1 << 16
+MAX_BODY = 1 << 28
+Frame = tuple[dict[str, Any], bytes]
+_dumps = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+_loads = json.loads
+
+
+class WireError(ValueError):
+    """The bytes are no frame; the stream is of no use from here on."""
+
+
+def pack(head: dict[str, Any], body: bytes = b"") -> bytes:
+    """Gives the frame of a head and a body."""
+    text = _dumps(head).encode()
+    return LENGTHS.pack(len(text), len(body)) + text + body
+
+
+class FrameReader:
+    """Cuts a byte stream into frames.
+
+    Args:
+        max_body: Greatest body that the other side may send, bytes.
+    """
+
+    __slots__ = ("_buffer", "_max_body", "_wanted")
+
+    def __init__(self, max_body: int = MAX_BODY) -> None:
+        self._buffer = bytearray()
+        self._max_body = max_body
+        self._wanted = 8  # bytes without which looking at the buffer is of no use
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """Takes the next bytes and gives the frames that they complete.
+
+        Raises:
+            WireError: The bytes are no frame.
+        """
+        if self._buffer:
+            self._buffer += data
+            if len(self._buffer) < self._wanted:
+                return []
+            data = bytes(self._buffer)
+        frames: list[Frame] = []
+        start, total = 0, len(data)
+        self._wanted = 8
+        while total - start >= 8:
+            head_size, body_size = LENGTHS.unpack_from(data, start)
+            if head_size > MAX_HEAD or body_size > self._max_body:
+                raise WireError(f"a frame of {head_size} + {body_size} bytes is too large")
+            body_start = start + 8 + head_size
+            end = body_start + body_size
+            if total < end:
+                self._wanted = end - start
+                break
+            frames.append((_parse_head(data[start + 8 : body_start]), data[body_start:end]))
+            start = end
+        self._buffer = bytearray(data[start:]) if start < total else bytearray()
+        return frames
+
+
+def _parse_head(text: bytes) -> dict[str, Any]:
+    try:
+        head: Any = _loads(text)
+    except (ValueError, RecursionError) as error:
+        raise WireError("the head of a frame is not JSON") from error
+    if not isinstance(head, dict):
+        raise WireError("the head of a frame is not a JSON object")
+    return cast("dict[str, Any]", head)
+
+
+def read_frame(fd: int) -> Frame:
+    """Reads the next frame of a blocking descriptor whose peer sends one frame at a time.
+
+    Raises:
+        EOFError: The other side is gone.
+    """
+    data = os.read(fd, 65536)
+    while True:
+        if len(data) >= 8:
+            head_size, body_size = LENGTHS.unpack_from(data)
+            missing = 8 + head_size + body_size - len(data)
+            if missing <= 0:
+                break
+        else:
+            missing = 65536
+        more = os.read(fd, min(missing, 1 << 20)) if data else b""
+        if not more:
+            raise EOFError
+        data += more
+    return _parse_head(data[8 : 8 + head_size]), data[8 + head_size :]
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Writes everything to a blocking descriptor."""
+    written = os.write(fd, data)
+    while written < len(data):
+        written += os.write(fd, memoryview(data)[written:])

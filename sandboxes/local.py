@@ -1,0 +1,241 @@
+"""Sessions of the local backend: cheap handles on a jail that the whole process shares.
+
+A session exists from its first request on, so that opening one costs nothing; closing does not wait. A process that was
+forked off this one must not use its jail: it gets one of its own.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import platform
+import threading
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from ..core.errors import SandboxDied, SandboxError, SandboxUnavailable
+from .base import Answer, ExecResult, ExecStatus, FunctionAnswers, Limits
+from .client import JailClient, Reply
+from .jail.calls import read_answers, request
+
+_PROCESS_COUNTS_PER_NAMESPACE = (5, 14)
+_jails: dict[str, JailClient] = {}
+_jails_lock = threading.Lock()
+
+
+def jail(isolation: str) -> JailClient:
+    """Gives this process's jail of a mode; starts it, or another one if it died.
+
+    Raises:
+        SandboxUnavailable: This machine cannot isolate code that way.
+    """
+    mode = "namespaces" if isolation == "auto" else isolation
+    with _jails_lock:
+        found = _jails.get(mode)
+        if found is not None and found.died is None:
+            return found
+        if found is not None:
+            found.close()
+        if platform.system() != "Linux":
+            raise SandboxUnavailable(f"sandbox='local' needs Linux, not {platform.system()}")
+        if mode == "none":
+            warnings.warn("isolation='none': code runs with all rights of this process", RuntimeWarning, stacklevel=4)
+        _jails[mode] = JailClient(mode)
+        return _jails[mode]
+
+
+def shutdown_jails() -> None:
+    """Closes all jails of this process."""
+    with _jails_lock:
+        while _jails:
+            _jails.popitem()[1].close()
+
+
+def _forget_jails() -> None:
+    """In a forked child: lets go of the parent's jails."""
+    global _jails_lock
+    _jails_lock = threading.Lock()
+    for client in _jails.values():
+        client.forget()
+    _jails.clear()
+
+
+atexit.register(shutdown_jails)
+os.register_at_fork(after_in_child=_forget_jails)
+
+
+class LocalSandbox:
+    """One session. See `Sandbox` for what its methods do.
+
+    Raises:
+        SandboxUnavailable: This machine cannot isolate code in the mode that is asked for.
+    """
+
+    def __init__(self, isolation: str = "auto", limits: Limits | None = None) -> None:
+        self._isolation = isolation
+        self._limits = limits_to_wire(limits or Limits())
+        self._lock = threading.Lock()
+        self._closed = False
+        self._open()
+
+    def _open(self) -> None:
+        self._client = jail(self._isolation)
+        self._number = self._client.new_session()
+        self._used = False
+        self._alive = True
+
+    # --- execution
+
+    def exec(self, code: str, timeout_s: float | None = None) -> ExecResult:
+        """Runs Python code in the session; the last expression is echoed as in a REPL."""
+        return self._execute({"op": "exec"}, code.encode("utf-8", "surrogatepass"), timeout_s)
+
+    def run(self, argv: Sequence[str], stdin: bytes = b"", timeout_s: float | None = None) -> ExecResult:
+        """Runs a command in the workspace."""
+        return self._execute({"op": "run", "argv": list(argv)}, stdin, timeout_s)
+
+    def _execute(self, head: dict[str, Any], body: bytes, timeout_s: float | None) -> ExecResult:
+        if timeout_s is not None:
+            head["timeout_s"] = timeout_s
+        with self._lock:
+            return result_of(self._request(head, body))
+
+    def _request(self, head: dict[str, Any], body: bytes = b"") -> Reply:
+        if self._closed:
+            raise SandboxError("the sandbox is closed")
+        if os.getpid() != self._client.pid:
+            raise SandboxError("the sandbox was opened before a fork; open another one in the child")
+        head["s"] = self._number
+        head["limits"] = self._limits
+        self._used = True
+        reply = self._client.submit(head, body).wait()
+        self._alive = bool(reply.head["alive"])
+        return reply
+
+    # --- files
+
+    def write_file(self, path: str, data: bytes) -> None:
+        """Writes a file of the workspace, with the directories above it.
+
+        Raises:
+            SandboxError: Not a path of the workspace, the workspace is full, or the session has ended.
+            SandboxDied: The sandbox itself failed.
+        """
+        with self._lock:
+            _check_file(self._request({"op": "put", "path": path}, data), path)
+
+    def read_file(self, path: str) -> bytes:
+        """Gives the content of a file of the workspace.
+
+        Raises:
+            SandboxError: There is no such regular file, or the session has ended.
+            SandboxDied: The sandbox itself failed.
+        """
+        with self._lock:
+            reply = self._request({"op": "get", "path": path})
+            _check_file(reply, path)
+            return reply.body
+
+    # --- life
+
+    def fork(self, n: int) -> list[LocalSandbox]:
+        """Not supported by this backend yet."""
+        raise SandboxError(f"fork({n}): not supported by this backend yet")
+
+    def reset(self) -> None:
+        """Gives this object a fresh session in an empty workspace."""
+        with self._lock:
+            self._end()
+            self._closed = False
+            self._open()
+
+    def close(self) -> None:
+        """Ends the session and all its processes; may be called twice."""
+        with self._lock:
+            self._end()
+            self._closed = True
+
+    def _end(self) -> None:
+        if self._used and not self._closed and os.getpid() == self._client.pid:
+            self._client.tell({"op": "close", "s": self._number})
+
+    @property
+    def alive(self) -> bool:
+        """False once the session ended or was closed; `reset()` revives it."""
+        return self._alive and not self._closed and self._client.died is None
+
+    def __enter__(self) -> LocalSandbox:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class LocalCaller:
+    """Calls untrusted functions, each time in a fresh session; see `FunctionCaller`.
+
+    Raises:
+        SandboxUnavailable: This machine cannot isolate code in the mode that is asked for.
+    """
+
+    def __init__(self, isolation: str = "auto", limits: Limits | None = None) -> None:
+        self._client = jail(isolation)
+        self._limits = limits_to_wire(limits or Limits())
+
+    def call_function(
+        self, sources: Sequence[str], entry_point: str, calls: Sequence[Sequence[Any]], stop_at_error: bool = False
+    ) -> FunctionAnswers:
+        """Executes the sources one after the other in one module and calls its function with each argument list."""
+        head = {"op": "calls", "s": self._client.new_session(), "limits": self._limits}
+        reply = self._client.submit(head, request(sources, entry_point, calls, stop_at_error)).wait()
+        status = _STATUSES[reply.head["status"]]
+        message, seconds = reply.head["message"], reply.head["seconds"]
+        if status is not ExecStatus.OK:
+            return FunctionAnswers(status=status, message=message, load_error=None, answers=(), seconds=seconds)
+        try:
+            load_error, answers = read_answers(reply.body)
+        except ValueError as error:
+            return FunctionAnswers(
+                status=ExecStatus.ERROR, message=str(error), load_error=None, answers=(), seconds=seconds
+            )
+        given = tuple(Answer(value=value, error=text) for value, text in answers[: len(calls)])
+        return FunctionAnswers(status=status, message="", load_error=load_error, answers=given, seconds=seconds)
+
+
+def limits_to_wire(limits: Limits) -> dict[str, Any]:
+    """Gives limits as the jail takes them."""
+    release = tuple(int(part) for part in platform.release().split("-")[0].split(".")[:2])
+    return {**asdict(limits), "count_processes": release >= _PROCESS_COUNTS_PER_NAMESPACE}
+
+
+_DEAD_MESSAGE = "the session has ended; reset() starts a fresh one"
+_STATUSES = {status.value: status for status in ExecStatus}
+
+
+def result_of(reply: Reply) -> ExecResult:
+    """Gives a reply of the jail as a result."""
+    head = reply.head
+    if head["status"] == "busy":
+        raise SandboxError("the session is working on another call")
+    out = head.get("o", 0)
+    status = _STATUSES[head["status"]]
+    return ExecResult(
+        stdout=reply.body[:out].decode("utf-8", "replace"),
+        stderr=reply.body[out:].decode("utf-8", "replace"),
+        exit_status=head.get("exit"),
+        status=status,
+        seconds=head["seconds"],
+        message=_DEAD_MESSAGE if status is ExecStatus.DEAD else head["message"],
+    )
+
+
+def _check_file(reply: Reply, path: str) -> None:
+    status = reply.head["status"]
+    if status == "sandbox_died":
+        raise SandboxDied(reply.head["message"])
+    if status == "dead":
+        raise SandboxError(f"{path}: {_DEAD_MESSAGE}")
+    if status != "ok":
+        raise SandboxError(f"{path}: {reply.head['message']}")

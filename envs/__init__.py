@@ -1,1 +1,1 @@
-
+"""Gymnasium environments: `ToolEnv` and what is built on it."""

@@ -9,6 +9,8 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..agents.demonstrations import generate_demos
 from ..core.errors import ConfigError
 from ..core.seeding import derive_seed
@@ -19,6 +21,8 @@ from .config import Recipe
 if TYPE_CHECKING:
     from ..models.chat import ChatFormat
 
+REFUSAL = "error:"
+"""How an environment's answer begins when it did not do what the action said."""
 TOKENIZER_EPISODES = 3000
 """Demonstrations that a new tokenizer is trained on; more do not change it."""
 
@@ -70,11 +74,37 @@ def tokenised(
 ) -> list[Segment]:
     """Renders demonstrations exactly as a rollout would have; longer ones than `max_tokens` are left out.
 
+    Actions that the environment refused stay in the text but are not trained on: they show how to recover from an
+    error, not how to make one.
+
     Raises:
         ConfigError: Not one demonstration is short enough.
     """
-    rendered = chat.render_episodes([episode.trajectories[0].turns for episode in episodes], list(tools))
-    kept = [segment for segments in rendered for segment in segments if len(segment) <= max_tokens]
+    turns = [episode.trajectories[0].turns for episode in episodes]
+    rendered = chat.render_episodes(turns, list(tools))
+    kept = [
+        segment
+        for shown, segments in zip(turns, rendered, strict=True)
+        for segment in _without_refused(segments, shown)
+        if len(segment) <= max_tokens
+    ]
     if not kept:
         raise ConfigError(f"rollout.max_context_tokens={max_tokens}: every demonstration is longer; raise it")
     return kept
+
+
+def _without_refused(segments: Sequence[Segment], turns: Sequence[Turn]) -> Sequence[Segment]:
+    """The segments with the tokens of refused actions unmasked; each run of action tokens is one turn."""
+    refused = [turn.parse_error is not None or turn.observation.startswith(REFUSAL) for turn in turns]
+    if not any(refused):
+        return segments
+    cleaned: list[Segment] = []
+    number = 0
+    for segment in segments:
+        mask = segment.action_mask_T.copy()
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
+        for start, stop in edges.reshape(-1, 2):
+            mask[start:stop] = not refused[number]
+            number += 1
+        cleaned.append(dataclasses.replace(segment, action_mask_T=mask))
+    return cleaned

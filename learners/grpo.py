@@ -28,10 +28,11 @@ from .distributed import Ranks
 from .group_statistics import group_row, group_sums, is_scored
 from .grpo_config import GRPOConfig
 from .kl import MAX_LOG_RATIO, k3
-from .logprobs import action_logprobs, device_of, log_ratio_sum, segment_logprobs
+from .logprobs import action_logprobs, log_ratio_sum, segment_logprobs
 from .losses import grpo_loss
 from .metrics import MetricsWriter
 from .optim import Optimisers, constant_then_linear
+from .precision import device_of
 
 __all__ = ["GRPOConfig", "GRPOLearner", "train_grpo"]
 

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from ..core.errors import ConfigError
 from .kl import KLController
-from .logprobs import Autocast
+from .precision import Autocast
 from .ranges import check_choices, check_ranges
 
 LossNormaliser = Literal["tokens", "constant"]

@@ -6,11 +6,10 @@ Legend: B rows, T tokens, N action tokens of the batch in row-major order, H hid
 
 from __future__ import annotations
 
-import contextlib
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,9 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from ..core.seeding import generator
 from ..core.trajectories import Episode, Segment
 from .batch import TokenBatch, token_budget_batches
-
-Autocast = Literal["auto", "bfloat16", "none"]
-"""Arithmetic of forward and backward: `auto` takes bfloat16 where the processor has matrix units for it."""
+from .precision import Autocast, device_of, training_arithmetic
 
 MAX_LOGITS = 1 << 25
 """Logits that exist at one time (128 MiB in float32); more action tokens are scored chunk by chunk."""
@@ -50,7 +47,7 @@ def action_logprobs(
     """
     targets_N = input_ids_BT[:, 1:][action_mask_BT[:, 1:]]
     head = logit_head(model)
-    with precision(input_ids_BT.device, autocast):
+    with training_arithmetic(model, input_ids_BT.shape[1], autocast):
         if head is None:
             logits = model(input_ids=input_ids_BT, use_cache=False).logits[:, :-1][action_mask_BT[:, 1:]]
             return _token_logprobs(logits, targets_N, temperature)
@@ -119,27 +116,6 @@ def log_ratio_sum(segment: Segment, other_logprobs_T: NDArray[np.float32]) -> fl
     """The recorded minus the other log-probabilities, summed over the segment's action tokens (nats)."""
     mask = segment.action_mask_T
     return float((segment.logprobs_T[mask].astype(np.float64) - other_logprobs_T[mask]).sum())
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """The device of the model's first parameter."""
-    return next(model.parameters()).device
-
-
-def precision(device: torch.device, autocast: Autocast) -> contextlib.AbstractContextManager[Any]:
-    """A context in which forward passes run in the chosen arithmetic."""
-    if autocast == "none" or (autocast == "auto" and not has_bfloat16_units(device)):
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
-
-
-def has_bfloat16_units(device: torch.device) -> bool:
-    """Whether bfloat16 is faster than float32 on this device (measured 1.6-1.8 times on CPUs that have the units)."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -24,11 +24,6 @@ class LossResult:
     """Detached scalars: `tokens`, `clip_low`, `clip_high` (tokens whose gradient is clipped away on that side)."""
 
 
-def token_nll(logprobs: Tensor, mask: Tensor, denominator: float) -> Tensor:
-    """Maximum likelihood: minus the sum of the masked tokens' log-probabilities, over the denominator."""
-    return -torch.where(mask, logprobs, 0.0).sum() / denominator
-
-
 def clipped_surrogate(
     logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip_low: float, clip_high: float
 ) -> Tensor:

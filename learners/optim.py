@@ -5,6 +5,7 @@ Both come from torch. Schedules are pure functions of the step, so that a resume
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -80,7 +81,7 @@ class Optimisers:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores `state_dict()`."""
         for optimiser, saved in zip(self._optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
+            optimiser.load_state_dict(copy.deepcopy(saved))  # torch would go on using the tensors it is given
 
 
 def warmup_cosine(step: int, steps: int, *, warmup_steps: int, min_share: float) -> float:

@@ -18,9 +18,10 @@ from ..core.trajectories import Segment
 from .batch import TokenBatch, token_budget_batches
 from .checkpoint import CheckpointStore, rng_state, set_rng_state
 from .distributed import Ranks
-from .logprobs import Autocast, action_logprobs, device_of
+from .logprobs import action_logprobs
 from .metrics import MetricsWriter
 from .optim import Optimisers, warmup_cosine
+from .precision import Autocast, device_of
 from .ranges import check_choices, check_ranges
 
 Progress = Callable[[int, int, Mapping[str, Any]], None]

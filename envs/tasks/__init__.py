@@ -1,1 +1,1 @@
-
+"""Task families, by kind of environment."""

@@ -3,4 +3,9 @@
 Importing registers the environment ids, so that `gym.make("CodeSandbox-v0")` works; it imports no torch.
 """
 
+from .envs.registration import register_ids
+
 __version__ = "0.1.0"
+__all__ = ["__version__", "register_ids"]
+
+register_ids()

@@ -1,1 +1,9 @@
+"""Families of programming tasks, by name."""
 
+from __future__ import annotations
+
+from ....core.tasks import TaskFamily
+from .compose import ComposeFamily
+from .repair import RepairFamily
+
+FAMILIES: dict[str, TaskFamily] = {family.name: family for family in (ComposeFamily(), RepairFamily())}

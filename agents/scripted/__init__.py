@@ -1,0 +1,41 @@
+"""Scripted agents by name: experts that make demonstrations, the oracle, null agents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...core.errors import ConfigError, did_you_mean
+from ..base import Agent
+from .bounds import Oracle, null_agents
+from .experts import CodeExpert, Habits
+
+EXPERTS = ("careful", "hasty", "sloppy")
+NULL_AGENTS = ("null-empty", "null-text", "null-constant", "null-identity", "null-visible", "null-test-reader")
+NAMES = (*EXPERTS, "oracle", *NULL_AGENTS)
+
+
+def scripted_agent(name: str, family: str, env: Any) -> Agent:
+    """Makes an agent for the episode that `env` is in.
+
+    Args:
+        name: One of `NAMES`.
+        family: The task's family.
+        env: The environment; only the oracle and the null agents look at its task, experts do not.
+
+    Raises:
+        ConfigError: The name is unknown, or no expert knows the family.
+    """
+    if name not in NAMES:
+        raise ConfigError(f"agent {name!r}{did_you_mean(name, NAMES)}")
+    if name == "oracle":
+        return Oracle(env.unwrapped.task)
+    if name in NULL_AGENTS:
+        return null_agents(env.unwrapped.task)[name]
+    if family not in ("compose", "repair"):
+        raise ConfigError(f"no expert {name!r} for family {family!r}; experts know compose and repair")
+    return CodeExpert(Habits(quality=name, max_turns=env.unwrapped.options.max_turns))  # type: ignore[arg-type]
+
+
+def null_agent_names(family: str) -> tuple[str, ...]:
+    """The null agents of a family."""
+    return NULL_AGENTS

@@ -1,0 +1,129 @@
+"""Experts of mixed quality for the code families; they see observations only.
+
+- careful: runs, repairs what contradicts the sentence and what crashes, then walks through the readings so that each
+  combination comes up once (Gray code), and submits when the visible tests pass
+- hasty: submits the first guess
+- sloppy: runs, then changes a line at random; after each failure it may give up and submit anyway
+
+`repair` starts from the program in the prompt, `compose` from a guess of the expert's own.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ...core.seeding import derive_seed
+from .reading import Sentence, guess, read_program, read_sentence, source
+
+Quality = Literal["careful", "hasty", "sloppy"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Habits:
+    """How good an expert is."""
+
+    quality: Quality
+    slip: float = 0.03
+    """Probability per phrase of writing a wrong operation in the first guess."""
+    give_up: float = 0.35
+    """Probability that a sloppy expert submits after a failed run."""
+    misremember: float = 0.15
+    """Probability of naming the line to edit as it is not; the environment says so, and the expert does it right."""
+    max_turns: int = 10
+
+
+class CodeExpert:
+    """One expert in one episode; see the module's docstring."""
+
+    def __init__(self, habits: Habits) -> None:
+        self.habits = habits
+
+    def reset(self, observation: str, info: Mapping[str, Any], seed: int) -> None:
+        """Reads the task."""
+        self._rng = random.Random(derive_seed(seed, "expert", self.habits.quality))
+        self._sentence: Sentence = read_sentence(observation)
+        given = read_program(observation.partition("\nf(")[0])
+        self._given = bool(given)
+        self._lines = given or guess(self._rng, self._sentence, self.habits.slip)
+        self._turn = 0
+        self._flips = 0
+        self._reading_known = False
+
+    def act(self, observation: str, info: Mapping[str, Any]) -> str:
+        """Gives the next action."""
+        self._turn += 1
+        first = self._turn == 1
+        if self.habits.quality == "hasty":
+            return self._hasty_action(first)
+        if first and not self._given:
+            return f"run\n{source(self._lines)}"
+        misremembered = observation.startswith("error: no such line")
+        passed = observation == "ok" and not first
+        last = self._turn >= self.habits.max_turns
+        if passed or last or (self._gives_up() and not first and not misremembered):
+            return "submit"
+        if misremembered:
+            return self._edit(self._pending, self._wanted)
+        return self._next_edit(observation, first)
+
+    def _hasty_action(self, first: bool) -> str:
+        if not self._given:
+            return f"submit\n{source(self._lines)}"
+        if not first:
+            return "submit"
+        position = self._random_suspect()
+        return self._edit(position, self._other_line(position))
+
+    def _gives_up(self) -> bool:
+        return self.habits.quality == "sloppy" and self._rng.random() < self.habits.give_up
+
+    def _next_edit(self, observation: str, first: bool) -> str:
+        position = self._careful_suspect(observation) if self.habits.quality == "careful" else self._random_suspect()
+        wanted = self._other_line(position)
+        room = self._turn <= self.habits.max_turns - 2
+        if room and self._rng.random() < self.habits.misremember:
+            wrong = [line for line in self._sentence.lines_of(position) if line not in self._lines]
+            if wrong:
+                self._pending, self._wanted = position, wanted
+                return f"edit\n{wrong[0]}\n{self._lines[position]}"
+        return self._edit(position, wanted)
+
+    def _edit(self, position: int, wanted: str) -> str:
+        old, self._lines[position] = self._lines[position], wanted
+        return f"edit\n{old}\n{wanted}"
+
+    def _mistakes(self) -> list[int]:
+        """Positions of lines that are no reading of their phrase."""
+        return [i for i, line in enumerate(self._lines) if line not in self._sentence.lines_of(i)]
+
+    def _careful_suspect(self, observation: str) -> int:
+        mistakes = self._mistakes()
+        if mistakes:
+            return mistakes[0]
+        end = len(self._lines) - 1
+        robust = self._sentence.lines_of(end)[-1]
+        ambiguous = self._sentence.ambiguous[::-1]
+        crashed = "Error" in observation.rpartition("\n")[2]
+        if self._lines[end] != robust and (self._given or crashed or not ambiguous):
+            return end
+        if not ambiguous:
+            return end
+        self._flips += 1
+        bit = (self._flips & -self._flips).bit_length() - 1
+        return ambiguous[bit % len(ambiguous)]
+
+    def _random_suspect(self) -> int:
+        end = len(self._lines) - 1
+        choices = [*self._sentence.ambiguous, *self._mistakes(), *([end] if self._sentence.fragile else [])]
+        return self._rng.choice(choices or [end])
+
+    def _other_line(self, position: int) -> str:
+        """Another reading of the phrase; for the reduction the robust one (a sloppy expert takes any)."""
+        readings, now = self._sentence.lines_of(position), self._lines[position]
+        if position == len(self._lines) - 1:
+            return self._rng.choice(readings) if self.habits.quality == "sloppy" else readings[-1]
+        others = [line for line in readings if line != now]
+        return self._rng.choice(others) if others else readings[0]

@@ -1,0 +1,316 @@
+"""`ToolEnv`: state, typed tools and a grader make a Gymnasium environment for language-model agents.
+
+An action is the model's raw text, an observation is what is new since then. A subclass gives tools (methods marked
+with `tool`), `_start` and `_grade`; this class parses, checks, counts turns, ends episodes, and keeps failures of
+infrastructure apart from rewards. It knows no tokens: collectors do.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, cast
+
+import gymnasium as gym
+
+from ..core import messages as chat
+from ..core.errors import ConfigError, EnvironmentFailure, SandboxDied, did_you_mean
+from ..core.messages import Message
+from ..core.spaces import Unicode
+from ..core.tasks import SPLITS, Split, Task, TaskFamily, TaskSet, fixed_task_set
+from ..rewards.base import Grade
+from .actions import PARSERS, Call, ParseError, ToolSchema, parse_action
+from .tools import tools_of, usage
+
+OnFailure = Literal["raise", "info"]
+PromptStyle = Literal["full", "compact"]
+Info = dict[str, Any]
+NO_GRADE = Grade(reward=0.0, success=False, components={})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvOptions:
+    """Keywords that all environments share; plain data, so that they cross processes and fit into recipes."""
+
+    families: Sequence[str] = ()
+    """Task families to draw from; empty means the environment's default."""
+    levels: Sequence[int] = ()
+    """Levels to draw from; a level that is listed twice is drawn twice as often. Empty means all."""
+    split: str = "train"
+    tasks: str | None = None
+    """Path of a JSON-lines file with tasks of one's own, instead of families."""
+    max_turns: int = 10
+    """Running out is part of the task: the episode terminates with the grade of what stands."""
+    max_chars: int = 100_000
+    """Greatest length of one action, in characters; longer ones are malformed."""
+    parser: str = "auto"
+    prompt_style: str = "full"
+    """`full` teaches the tools and the turn budget; `compact` shows the task's sentence alone."""
+    on_failure: str = "raise"
+    """What a failure of infrastructure does: raise `EnvironmentFailure`, or truncate with `info["failure"]`."""
+    render_mode: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("split", SPLITS),
+            ("parser", PARSERS),
+            ("prompt_style", ("full", "compact")),
+            ("on_failure", ("raise", "info")),
+        ):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise ConfigError(f"{name}={value!r}{did_you_mean(str(value), allowed)}")
+        for name in ("max_turns", "max_chars"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)}: must be at least 1")
+
+
+@dataclass(slots=True)
+class Telemetry:
+    """Wall-clock seconds; never part of observations or infos, which are deterministic."""
+
+    resets: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    retries: int = 0
+    """Steps that were tried again after a failure of infrastructure."""
+
+
+@dataclass(slots=True)
+class _EpisodeState:
+    task: Task
+    turns: int = 0
+    grade: Grade | None = None
+    ended: bool = False
+    log: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+
+
+class ToolEnv(gym.Env[str, str]):
+    """Base of all environments; see the module's docstring.
+
+    Args:
+        options: The keywords that all environments share.
+        families: All task families of this environment, by name; the first is the default.
+        load_tasks: Reads a task file (`options.tasks`).
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"]}
+    can_fork: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        options: EnvOptions,
+        families: Mapping[str, TaskFamily],
+        load_tasks: Callable[[Path], list[Task]] | None = None,
+    ) -> None:
+        if options.render_mode not in (None, *self.metadata["render_modes"]):
+            raise ConfigError(f"render_mode={options.render_mode!r}: must be None or 'ansi'")
+        self.options = options
+        self.render_mode = options.render_mode
+        self.observation_space = Unicode()
+        self.action_space = Unicode()
+        self.telemetry = Telemetry()
+        self.task_set = _task_set(options, families, load_tasks)
+        self._families = families
+        self._schemas = tools_of(type(self))
+        self._state: _EpisodeState | None = None
+
+    # ------------------------------------------------------------------------------- what a subclass gives
+    def _start(self, task: Task) -> None:
+        """Prepares the state for a task; must not touch slow infrastructure."""
+        raise NotImplementedError
+
+    def _grade(self) -> Grade:
+        """Grades what stands when the turns run out."""
+        return NO_GRADE
+
+    def _recover(self) -> None:
+        """Rebuilds state after a failure of infrastructure, so that the step can be tried once more."""
+
+    def _instructions(self, task: Task) -> str:
+        """What the `full` prompt says besides the tools and the turn budget."""
+        return ""
+
+    def _submit(self, grade: Grade) -> None:
+        """Called by a tool: the episode ends with this grade."""
+        self._current.grade = grade
+
+    # ------------------------------------------------------------------------------------------- Gymnasium
+    @property
+    def tools(self) -> list[ToolSchema]:
+        """The tools' JSON schemas, as chat templates take them."""
+        return list(self._schemas.values())
+
+    @property
+    def task(self) -> Task:
+        """The task of the current episode, its secret part included; agents must not see it."""
+        return self._current.task
+
+    @property
+    def turns_left(self) -> int:
+        """How many actions the agent may still take."""
+        return self.options.max_turns - self._current.turns
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, Info]:
+        """Starts an episode.
+
+        Args:
+            seed: Decides the task; without one, tasks follow from the last seed.
+            options: `{"task_id": ...}` picks a task, `{"split": ...}` another split for this episode.
+        """
+        super().reset(seed=seed)
+        began = time.perf_counter()
+        task = self._choose(seed, options or {})
+        self._state = _EpisodeState(task=task)
+        self._start(task)
+        observation = task.prompt
+        first = [chat.user(task.prompt)]
+        if self.options.prompt_style == "full":
+            first = [chat.system(self._system_text()), chat.user(self._user_text(task))]
+            observation = "\n\n".join(message["content"] for message in first)
+        self.telemetry.resets += 1
+        self.telemetry.seconds += time.perf_counter() - began
+        return observation, self._info(first) | {"tools": self.tools}
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
+        """Takes one action.
+
+        Raises:
+            EnvironmentFailure: Infrastructure failed, and `on_failure` is `"raise"`.
+        """
+        state = self._current
+        if state.ended:
+            raise gym.error.ResetNeeded("the episode has ended: call reset() before step()")
+        began = time.perf_counter()
+        state.turns += 1
+        parse_error: str | None = None
+        try:
+            try:
+                observation = self._perform(self._parse(action))
+            except ParseError as error:
+                parse_error = observation = str(error)
+            terminated = state.grade is not None or state.turns >= self.options.max_turns
+            if terminated and state.grade is None:
+                grade, reason = self._retried(self._grade), "turn_limit"
+            else:
+                grade, reason = state.grade, "submitted" if terminated else None
+        except SandboxDied as error:
+            return self._failed(action, EnvironmentFailure("sandbox_died", str(error)))
+        state.ended = terminated
+        state.log.append((action, observation))
+        self.telemetry.steps += 1
+        self.telemetry.seconds += time.perf_counter() - began
+        info = self._info([chat.tool(observation)], parse_error=parse_error, grade=grade, reason=reason)
+        return observation, float(grade.reward) if grade else 0.0, terminated, False, info
+
+    def render(self) -> str | None:  # type: ignore[override]
+        """The transcript so far, when `render_mode="ansi"`."""
+        if self.render_mode != "ansi" or self._state is None:
+            return None
+        turns = [f"\x1b[1m>>> {action}\x1b[0m\n{observation}" for action, observation in self._state.log]
+        return "\n".join([self._state.task.prompt, *turns])
+
+    # -------------------------------------------------------------------------------------------- internals
+    @property
+    def _current(self) -> _EpisodeState:
+        if self._state is None:
+            raise gym.error.ResetNeeded("call reset() first")
+        return self._state
+
+    def _choose(self, seed: int | None, options: Mapping[str, Any]) -> Task:
+        for name in options:
+            if name not in ("task_id", "split"):
+                raise ConfigError(f"reset option {name!r}{did_you_mean(name, ('task_id', 'split'))}")
+        tasks = self.task_set
+        if "task_id" in options:
+            return tasks.by_id(options["task_id"])
+        if "split" in options and not tasks.fixed:
+            tasks = TaskSet(split=options["split"], families=tasks.families, levels=tasks.levels)
+        number = seed if seed is not None else int(self.np_random.integers(0, 2**31))
+        return tasks.task(number)
+
+    def _parse(self, action: str) -> list[Call]:
+        if len(action) > self.options.max_chars:
+            raise ParseError(f"error: the action has {len(action)} characters; {self.options.max_chars} are allowed")
+        return parse_action(action, self.tools, self.options.parser)
+
+    def _perform(self, calls: Sequence[Call]) -> str:
+        """Runs the calls in order; what follows a submission is not run."""
+        texts: list[str] = []
+        for call in calls:
+            method = cast(Callable[..., str], getattr(self, call.name))
+            texts.append(self._retried(lambda method=method, call=call: method(**call.arguments)))
+            if self._current.grade is not None:
+                break
+        return "\n".join(texts)
+
+    def _retried(self, act: Callable[[], Any]) -> Any:
+        try:
+            return act()
+        except SandboxDied:
+            self.telemetry.retries += 1
+            self._recover()
+            return act()
+
+    def _failed(self, action: str, failure: EnvironmentFailure) -> tuple[str, float, bool, bool, Info]:
+        state = self._current
+        state.ended = True
+        if self.options.on_failure == "raise":
+            raise failure
+        state.log.append((action, str(failure)))
+        info = self._info([], reason="failed")
+        info["failure"] = {"kind": failure.kind, "message": failure.message, "retryable": failure.retryable}
+        return "", math.nan, False, True, info
+
+    def _info(
+        self,
+        messages: list[Message],
+        parse_error: str | None = None,
+        grade: Grade | None = None,
+        reason: str | None = None,
+    ) -> Info:
+        task = self._current.task
+        return {
+            "task_id": task.task_id,
+            "family": task.family,
+            "level": task.level,
+            "success": None if grade is None else bool(grade.success),
+            "reward_components": {} if grade is None else dict(grade.components),
+            "stop_reason": reason,
+            "parse_error": parse_error,
+            "failure": None,
+            "messages": messages,
+        }
+
+    def _system_text(self) -> str:
+        lines = [f"- {usage(schema)}" for schema in self.tools]
+        return "\n".join(
+            [
+                f"You have {self.options.max_turns} turns. In each turn call a tool:",
+                *lines,
+                "Write the tool's name on the first line and its arguments below, one a line "
+                '(or <tool_call>{"name": ..., "arguments": {...}}</tool_call>).',
+            ]
+        )
+
+    def _user_text(self, task: Task) -> str:
+        extra = self._instructions(task)
+        return f"{task.prompt}\n\n{extra}" if extra else task.prompt
+
+
+def _task_set(
+    options: EnvOptions, families: Mapping[str, TaskFamily], load_tasks: Callable[[Path], list[Task]] | None
+) -> TaskSet:
+    split = cast(Split, options.split)
+    if options.tasks is not None:
+        if load_tasks is None:
+            raise ConfigError("tasks: this environment takes no task file")
+        return fixed_task_set(load_tasks(Path(options.tasks)), split)
+    names = list(options.families) or list(families)[:1]
+    for name in names:
+        if name not in families:
+            raise ConfigError(f"families={name!r}{did_you_mean(name, families)}")
+    return TaskSet(split=split, families=tuple(families[name] for name in names), levels=tuple(options.levels))

@@ -1,0 +1,105 @@
+"""Task family `compose`: write `f(x)` from an English sentence whose phrases are ambiguous.
+
+The sentence cannot be solved by reading it: only the tests know which reading is meant. An agent that runs a guess and
+reads got/want can tell the readings apart before it submits; one that does not must guess, and at most half of the
+readings are right. Splits share no sequence of operations and reduction.
+
+Levels: (depth, ambiguous phrases) = 1: (1, 1), 2: (2, 1), 3: (2, 2), 4: (3, 1), 5: (3, 2), 6: (4, 2), 7: (4, 3).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from ....core.seeding import derive_seed
+from ....core.tasks import Split, Task, task_id_of
+from .operations import (
+    AMBIGUOUS_NAMES,
+    FAILED,
+    OPERATIONS,
+    PLAIN_NAMES,
+    REDUCTION_NAMES,
+    REDUCTIONS,
+    Step,
+    compact,
+    draw_step,
+    outputs,
+    program,
+    sentence,
+)
+
+SHAPES: dict[int, tuple[int, int]] = {1: (1, 1), 2: (2, 1), 3: (2, 2), 4: (3, 1), 5: (3, 2), 6: (4, 2), 7: (4, 3)}
+"""Level -> (operations, ambiguous ones among them)."""
+VISIBLE, HIDDEN = 4, 10
+MAX_GUESS = 0.5
+"""At most this share of all readings may pass the hidden tests."""
+MIN_DISTINCT = 6
+"""Among the expected outputs at least so many must differ, or the task says too little."""
+
+
+class ComposeFamily:
+    """Generates `compose` tasks."""
+
+    name = "compose"
+    levels = tuple(SHAPES)
+
+    def generate(self, seed: int, split: Split, level: int) -> Task:
+        """Gives the task of this seed; draws until one is in the split, decidable, and not too easy to guess."""
+        rng = random.Random(derive_seed("compose", split, level, seed))
+        depth, ambiguous = SHAPES[level]
+        while True:
+            names = rng.sample(AMBIGUOUS_NAMES, ambiguous) + rng.sample(PLAIN_NAMES, depth - ambiguous)
+            rng.shuffle(names)
+            reduction = rng.choice(REDUCTION_NAMES)
+            if split_of(names, reduction) != split:
+                continue
+            steps = [draw_step(rng, name) for name in names]
+            tests = _decidable_tests(rng, steps, reduction)
+            if tests is not None:
+                visible, hidden = tests
+                return Task(
+                    task_id=task_id_of(self.name, split, level, seed),
+                    family=self.name,
+                    split=split,
+                    level=level,
+                    prompt=sentence(steps, reduction),
+                    public={"entry_point": "f", "tests": visible, "depth": depth, "ambiguous": ambiguous},
+                    secret={"tests": hidden, "reference": program(steps, reduction)},
+                )
+
+
+def split_of(names: Sequence[str], reduction: str) -> Split:
+    """The split that a sequence of operations belongs to: 20 % held-out, 10 % validation, the rest train."""
+    digest = hashlib.blake2b("|".join([*names, reduction]).encode(), digest_size=4).digest()
+    bucket = int.from_bytes(digest, "big") % 10
+    return "heldout" if bucket < 2 else "validation" if bucket == 2 else "train"
+
+
+def _decidable_tests(
+    rng: random.Random, steps: Sequence[Step], reduction: str
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]] | None:
+    """Visible and hidden tests, or None when the visible ones do not decide the reading or a guess is too good."""
+    inputs = [[rng.randint(0, 9) for _ in range(rng.randint(4, 5))] for _ in range(VISIBLE + HIDDEN)]
+    inputs = [*inputs[:VISIBLE], [], *inputs[VISIBLE:], []]
+    n_visible = VISIBLE + 1
+    endings = REDUCTIONS[reduction].readings
+    wanted = outputs([*(step.line for step in steps), endings[-1]], inputs)
+    if FAILED in wanted or len({compact(value) for value in wanted}) < MIN_DISTINCT:
+        return None
+    readings = [[step.with_reading(r).line for r in range(len(OPERATIONS[step.name].readings))] for step in steps]
+    right = total = 0
+    for lines in itertools.product(*readings, endings):
+        total += 1
+        given = outputs(lines, inputs)
+        if given == wanted:
+            right += 1
+        elif given[:n_visible] == wanted[:n_visible]:
+            return None
+    if right > MAX_GUESS * total:
+        return None
+    cases = [{"args": [value], "expected": expected} for value, expected in zip(inputs, wanted, strict=True)]
+    return cases[:n_visible], cases[n_visible:]

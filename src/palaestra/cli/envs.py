@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+import re
+import sys
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..core.errors import ConfigError
+
 if TYPE_CHECKING:
-    from rich.text import Text
+    from rich.table import Table
+
+    from ..core.tasks import TaskFamily
+
+_ARGUMENT = re.compile(r"^    (\w+): (.+)$", re.MULTILINE)
+"""A line of a Google-style `Args:` section."""
 
 
 def envs(
@@ -30,55 +38,65 @@ def envs(
     commands.
     """
     from rich.console import Console
+
+    from ..envs.registration import IDS
+
+    console = Console()
+    for name in [env_id] if env_id else IDS:
+        console.print(_table(name))
+
+
+def _table(env_id: str) -> Table:
     from rich.table import Table
-
-    table = Table(title="Environments", show_lines=True)
-    for heading in ("id", "tools", "families and levels", "keywords"):
-        table.add_column(heading, overflow="fold")
-    for name in [env_id] if env_id else registered_ids():
-        table.add_row(*_row(name))
-    Console().print(table)
-
-
-def registered_ids() -> list[str]:
-    """Ids that Palaestra has registered with Gymnasium."""
-    import gymnasium
-
-    from ..envs.registration import register_ids
-
-    register_ids()
-    return [spec.id for spec in gymnasium.registry.values() if str(spec.entry_point).startswith("palaestra.")]
-
-
-def _row(env_id: str) -> tuple[Text, ...]:
     from rich.text import Text
 
+    table = Table(title=Text(env_id, style="bold"), title_justify="left", show_header=False, expand=True)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(ratio=1)
+    for section, rows in _describe(env_id).items():
+        for i, (name, meaning) in enumerate(rows):
+            table.add_row(section if i == 0 else "", Text(name), Text(meaning), end_section=i == len(rows) - 1)
+    return table
+
+
+def _describe(env_id: str) -> dict[str, list[tuple[str, str]]]:
+    """Tools, families and keywords of an environment as (name, meaning).
+
+    Raises:
+        ConfigError: There is no such id, or it is no `ToolEnv`.
+    """
+    from ..envs.base import ToolEnv
     from ..envs.registration import make_env
+    from ..envs.tools import usage
 
     with make_env(env_id) as env:
         plain = env.unwrapped
-        tools = "\n".join(usage(schema) for schema in plain.tools)
-        families = "\n".join(f"{family.name}: {_levels(family.levels)}" for family in plain.task_set.families)
-        keywords = "\n".join(_keywords(type(plain)))
-    return Text(env_id, style="bold"), Text(tools), Text(families or "tasks from a file"), Text(keywords)
+        if not isinstance(plain, ToolEnv):
+            raise ConfigError(f"{env_id} is a {type(plain).__name__}, not a palaestra.envs.base.ToolEnv")
+        tools = [_split_usage(usage(schema)) for schema in plain.tools]
+        families = [(family.name, _family_meaning(family)) for family in plain._families.values()]
+        return {"tools": tools, "families": families, "keywords": _keywords(type(plain))}
 
 
-def usage(schema: Mapping[str, Any]) -> str:
-    """`run(code)  Runs a program ...` from a tool's JSON schema."""
-    function = schema["function"]
-    arguments = ", ".join(function["parameters"].get("properties", {}))
-    first_line = str(function.get("description", "")).partition("\n")[0]
-    return f"{function['name']}({arguments})  {first_line}".rstrip()
+def _split_usage(line: str) -> tuple[str, str]:
+    signature, _, meaning = line.partition(": ")
+    return signature, meaning
 
 
-def _levels(levels: Sequence[int]) -> str:
-    return f"{levels[0]}..{levels[-1]}" if len(levels) > 1 else str(levels[0])
+def _family_meaning(family: TaskFamily) -> str:
+    levels = f"levels {family.levels[0]} to {family.levels[-1]}"
+    module = sys.modules.get(type(family).__module__)
+    about = (inspect.getdoc(module) or "").partition("\n\n")[0].partition(": ")[2]
+    return f"{levels}: {' '.join(about.split())}" if about else levels
 
 
-def _keywords(env_class: type) -> list[str]:
-    """`max_turns=10` and so on, from the constructor."""
+def _keywords(env_class: type) -> list[tuple[str, str]]:
+    """Names and meanings from the class's docstring, defaults from its constructor."""
+    said = dict(_ARGUMENT.findall(inspect.getdoc(env_class) or ""))
+    parameters = inspect.signature(env_class).parameters.values()
     return [
-        f"{name}={parameter.default!r}"
-        for name, parameter in inspect.signature(env_class).parameters.items()
+        (f"{parameter.name}={parameter.default!r}", said.get(parameter.name, ""))
+        for parameter in parameters
         if parameter.default is not parameter.empty
     ]

@@ -1,6 +1,5 @@
 """Wheel and sdist hold the whole tree, also when it was checked out without symlinks, as Windows does."""
 
-import itertools
 import os
 import re
 import shutil

@@ -3,8 +3,8 @@
     python claims/tables.py            rewrites every marked table
     python claims/tables.py --check    fails when one differs from its claim file
 
-A document marks a place with two comment lines, `<!-- claims: NAME -->` and `<!-- /claims -->`; what stands between them
-is the table of targets of claims/NAME.json, with the machine and revision that it was measured on.
+A document marks a place with two comment lines, `<!-- claims: NAME -->` and `<!-- /claims -->`; what stands between
+them is the table of targets of claims/NAME.json, with the machine and revision that it was measured on.
 """
 
 from __future__ import annotations

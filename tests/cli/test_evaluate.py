@@ -21,7 +21,7 @@ def test_a_scripted_agent_is_measured(palaestra: Any, tmp_path: Path) -> None:
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     for words in ("careful in CodeSandbox-v0, heldout split", "95 % interval", "compose/1", "compose/2",
-                  "failures of infrastructure (not scored)", "mean turns"):  # fmt: skip
+                  "failed episodes (infrastructure)", "mean turns"):  # fmt: skip
         assert words in result.stdout
     stored = [episode_from_record(record) for record in read_records(episodes, "episodes")]
     assert len(stored) == 20

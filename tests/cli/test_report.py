@@ -133,6 +133,7 @@ def hostile_episode(episode: Episode) -> Episode:
 
 
 def test_hostile_text_stays_text(palaestra: Any, run_folder: Path, make_episode: Any, save_episodes: Any) -> None:
+    (run_folder / "metrics.jsonl").unlink()
     save_episodes(run_folder / "episodes/sft_heldout.jsonl", [hostile_episode(make_episode(0, False))])
     after = [hostile_episode(make_episode(0, True)), hostile_episode(make_episode(1, None))]
     save_episodes(run_folder / "episodes/policy_heldout.jsonl", after)
@@ -147,6 +148,7 @@ def test_hostile_text_stays_text(palaestra: Any, run_folder: Path, make_episode:
 
 
 def test_broken_unicode_in_a_stored_episode_can_be_shown(palaestra: Any, run_folder: Path, make_episode: Any) -> None:
+    (run_folder / "metrics.jsonl").unlink()
     path = run_folder / "episodes/policy_heldout.jsonl"
     write_records(path, "episodes", [episode_to_record(make_episode(0, True))])
     path.write_text(path.read_text().replace("got 5", r"got \ud800"))
@@ -155,6 +157,7 @@ def test_broken_unicode_in_a_stored_episode_can_be_shown(palaestra: Any, run_fol
 
 
 def test_runaway_text_is_cut(palaestra: Any, run_folder: Path, make_episode: Any, save_episodes: Any) -> None:
+    (run_folder / "metrics.jsonl").unlink()
     turns = (Turn(action="x" * 1_000_000, observation=""),)
     save_episodes(run_folder / "episodes/sft_heldout.jsonl", [make_episode(0, False)])
     save_episodes(run_folder / "episodes/policy_heldout.jsonl", [make_episode(0, True, turns=turns)])
@@ -199,6 +202,7 @@ def test_a_run_before_grpo_shows_its_one_side(palaestra: Any, run_folder: Path) 
 def test_success_that_fell_is_called_so(
     palaestra: Any, run_folder: Path, make_episode: Any, save_episodes: Any
 ) -> None:
+    (run_folder / "metrics.jsonl").unlink()
     save_episodes(run_folder / "episodes/policy_heldout.jsonl", [make_episode(i, i % 10 == 0) for i in range(80)])
     _, page = written(palaestra, run_folder)
     assert "Held-out success fell from 40.0 % to 10.0 % (sampled)" in page.text
@@ -235,6 +239,7 @@ def test_folders_without_a_run_and_places_that_cannot_be_written(
 ) -> None:
     fails(palaestra("report", tmp_path / "nothing"), "no run folder")
     fails(palaestra("report", tmp_path), "holds no run")
+    (run_folder / "metrics.jsonl").unlink()
     (tmp_path / "file").touch()
     fails(palaestra("report", run_folder, "-o", tmp_path / "file" / "x.html"), "cannot write", "File exists")
     fails(palaestra("report", run_folder, "-o", run_folder / "episodes"), "cannot write", "Is a directory")

@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..core.errors import ConfigError
 from . import options
 
 if TYPE_CHECKING:
@@ -78,13 +78,12 @@ def demos(
     episodes = generate_demos(
         env_id, n, seed, mix=mix, env_kwargs=env_kwargs, processes=processes, success_only=success_only
     )
+    started = time.perf_counter()
+    first = next(episodes)  # what is wrong with the options shows here, before a file is replaced
     console = Console(stderr=True)
     tallies: dict[str, ExpertTally] = {}
-    started = time.perf_counter()
-    written = _write(output, file_format, _watched(episodes, n, tallies, console))
+    written = _write(output, file_format, _watched(chain([first], episodes), n, tallies, console))
     seconds = time.perf_counter() - started
-    if not written:
-        raise ConfigError(f"no demonstration was written to {output}; loosen --experts, --levels or --success-only")
     _print_tallies(tallies, seconds)
     print(f"{written} demonstrations in {output} ({written / seconds:.0f} per second)")
 

@@ -15,8 +15,8 @@ from .plain_text import one_line
 DEBUG_OPTION = "--debug"
 FAILED = 2
 INTERRUPTED = 130
-PIPE_CLOSED = 141
-"""128 + SIGPIPE: the reader of our output went away, so the command did not finish."""
+PIPE_CLOSED = 1
+"""The reader of our output went away; typer and rich end with this status too."""
 
 _EXTRAS = {
     "train": ("torch", "transformers", "tokenizers", "pydantic", "tomli_w", "tensorboard", "safetensors"),

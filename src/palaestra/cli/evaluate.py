@@ -89,7 +89,8 @@ def evaluate(
         write_text(json_file, json.dumps(_figures(subject, env_id, chosen, result), indent=2) + "\n")
     if not result.n:
         raise EnvironmentFailure("infrastructure", f"all {result.failures} episodes failed: {_first_failure(result)}")
-    _print_result(subject, env_id, chosen, result)
+    sampling = "scripted" if agent else "greedy" if greedy else f"sampled at T = {chosen.temperature:g}"
+    _print_result(f"{subject} in {env_id}, {split} split, {sampling}", result)
 
 
 def _with_progress(run: Callable[[Callable[[int, int], None]], EvalResult], n: int) -> EvalResult:
@@ -118,16 +119,15 @@ def _first_failure(result: EvalResult) -> str:
     return f"{failure.get('kind', '?')}: {failure.get('message', '?')}"
 
 
-def _print_result(subject: str, env_id: str, chosen: EvalOptions, result: EvalResult) -> None:
+def _print_result(title: str, result: EvalResult) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from ..agents.evaluation import wilson_interval
 
-    sampling = "greedy" if chosen.temperature == 0 else f"sampled at T = {chosen.temperature:g}"
     console = Console()
-    figures = Table(title=Text(f"{subject} in {env_id}, {chosen.split} split, {sampling}"), show_header=False)
+    figures = Table(title=Text(title), title_justify="left", show_header=False)
     figures.add_column()
     figures.add_column(justify="right")
     figures.add_row(
@@ -135,10 +135,10 @@ def _print_result(subject: str, env_id: str, chosen: EvalOptions, result: EvalRe
     )
     figures.add_row("episodes scored", str(result.n))
     figures.add_row("mean turns", f"{result.mean_turns:.2f}")
-    figures.add_row("turns that were no valid action", f"{result.parse_error_rate:.1%}")
-    figures.add_row("failures of infrastructure (not scored)", str(result.failures))
+    figures.add_row("invalid actions, share of turns", f"{result.parse_error_rate:.1%}")
+    figures.add_row("failed episodes (infrastructure)", str(result.failures))
     console.print(figures)
-    table = Table(title="By family and level")
+    table = Table(title="By family and level", title_justify="left")
     table.add_column("family/level")
     for heading in ("success", "95 % interval", "episodes"):
         table.add_column(heading, justify="right")

@@ -53,6 +53,6 @@ def palaestra(
 def main() -> None:
     """Runs the command line and exits with its status.
 
-    0 done, 2 wrong input or a failure, 130 interrupted, 141 the reader of the output went away.
+    0 done, 2 wrong input or a failure, 130 interrupted, 1 the reader of the output went away.
     """
     app(prog_name="palaestra")

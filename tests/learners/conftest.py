@@ -1,4 +1,4 @@
-"""Tiny models and scripted groups for the learners' tests."""
+"""Makes `tiny_runs` and `rank_workers` importable, here and in the processes that the tests spawn."""
 
 from __future__ import annotations
 
@@ -8,15 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+sys.path.append(str(Path(__file__).parent))
+
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
-
-
-@pytest.fixture(autouse=True)
-def _workers_importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spawned processes must be able to import the functions they run, `tiny_runs` among them."""
-    folder = str(Path(__file__).parent)
-    monkeypatch.syspath_prepend(folder)
-    assert folder in sys.path

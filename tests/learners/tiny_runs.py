@@ -1,9 +1,7 @@
-"""A tiny model, scripted groups, and functions for spawned processes. As a script: `tiny_runs.py FOLDER N new|resume S`."""
+"""A tiny model, scripted groups, and functions that spawned processes run; also a script that trains."""
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -14,7 +12,6 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from palaestra.core.errors import ConfigError
 from palaestra.core.seeding import generator
 from palaestra.core.trajectories import Episode, Group, Segment, Trajectory, Turn
 from palaestra.learners.checkpoint import CheckpointStore
@@ -102,28 +99,8 @@ def parameters_of(model: torch.nn.Module) -> torch.Tensor:
 CONFIG = GRPOConfig(steps=6, groups_per_step=4, group_size=4, autocast="none", schedule="fixed", checkpoint_every=2)
 
 
-def collectives(ranks: Ranks) -> dict[str, Any]:
-    weight = torch.nn.Parameter(torch.zeros(3))
-    weight.grad = torch.full((3,), float(ranks.rank + 1))
-    missing = torch.nn.Parameter(torch.zeros(2))
-    extras = ranks.sum_gradients([weight, missing], [1.0, ranks.rank])
-    model = tiny_model(seed=ranks.rank)
-    ranks.broadcast_model(model)
-    everyone = ranks.gather_objects(parameters_of(model).sum().item())
-    return {
-        "gradient": weight.grad.tolist(),
-        "missing": None if missing.grad is None else missing.grad.tolist(),
-        "extras": extras,
-        "gathered": ranks.gather_objects({"rank": ranks.rank}),
-        "sum": ranks.sum_floats({"a": 1.5, "b": float(ranks.rank)}),
-        "mean": ranks.mean_floats({"a": float(ranks.rank)}),
-        "any": (ranks.any(ranks.rank == 1), ranks.any(False)),
-        "broadcast": ranks.broadcast_object(f"from {ranks.rank}"),
-        "equal_models": len(set(everyone)) == 1,
-    }
-
-
 def grpo_weights(ranks: Ranks, steps: int) -> tuple[torch.Tensor, list[dict[str, Any]]]:
+    torch.set_num_threads(1)
     learner = GRPOLearner(tiny_model(), CONFIG, seed=0, ranks=ranks)
     rows = [learner.step(collector(ranks, learner)) for _ in range(steps)]
     return parameters_of(learner.model), rows
@@ -137,26 +114,10 @@ def sft_weights(ranks: Ranks) -> torch.Tensor:
     return parameters_of(model)
 
 
-def fails_in_rank_1(ranks: Ranks, kind: str) -> None:
-    if ranks.rank == 1:
-        if kind == "config":
-            raise ConfigError("grpo.steps=-1: must be in [0, inf)")
-        if kind == "bug":
-            raise KeyError("no such key")
-        if kind == "killed":
-            os.kill(os.getpid(), signal.SIGKILL)
-    ranks.barrier()
-    time.sleep(60)
-
-
-def counts_until_stopped(ranks: Ranks, folder: str) -> list[int]:
-    """Writes its process id, then steps until all ranks agree to stop; gives every rank's step."""
-    Path(folder, f"pid{ranks.rank}").write_text(str(os.getpid()))
-    steps = 0
-    while not ranks.should_stop():
-        steps += 1
-        time.sleep(0.02)
-    return ranks.gather_objects(steps)
+def weights_after_training(ranks: Ranks) -> dict[str, Any]:
+    """What the test of data parallelism compares between one process and two."""
+    weights, rows = grpo_weights(ranks, steps=1)
+    return {"grpo": weights, "row": rows[0], "sft": sft_weights(ranks)}
 
 
 def train_in(ranks: Ranks, folder: str, resume: bool, pause_s: float = 0.0) -> torch.Tensor:

@@ -27,7 +27,16 @@ _PLAIN_ACTIONS = (
     "run\ndef f(x):\n    return x",
     '<tool_call>\n{"name": "run", "arguments": {}}\n</tool_call>',
 )
-_THINKING_ACTIONS = ("<think>\nwhy\n</think>\n\nsubmit", "<think>why</think>submit")
+_MARKERS = ("think>", "[THINK]", "[/THINK]", "<|channel|>", "<|message|>")
+"""What templates are known to look for in actions, to take reasoning out of them."""
+_MARKED_ACTIONS = (
+    "<think>\nwhy\n</think>\n\nsubmit",
+    "<think>why</think>submit",
+    "why</think>submit",
+    "run<think>why</think>submit</think>",
+    "[THINK]why[/THINK]submit",
+    "<|channel|>analysis<|message|>why",
+)
 _HISTORIES: tuple[tuple[Message, ...], ...] = (
     (user("one"),),
     (system("be brief"), user("one")),
@@ -44,8 +53,8 @@ class ReplyAffixes:
     suffix: str
     any_white_space: bool
     """Whether contents that begin or end with white space, and empty ones, keep the shape as well."""
-    after_thinking: bool
-    """Whether the shape also holds after actions with a `<think>` block."""
+    after_any_action: bool
+    """Whether the shape also holds after actions with marked reasoning in them, well-formed or not."""
 
     def around(self, content: str) -> str | None:
         """Gives the text of a reply with this content, or None where the shape is not known to hold."""
@@ -55,11 +64,12 @@ class ReplyAffixes:
 
     def holds_after(self, action: str) -> bool:
         """Whether the shape holds after this action."""
-        return self.after_thinking or "<think>" not in action
+        return self.after_any_action or not any(marker in action for marker in _MARKERS)
 
 
 def find_reply_affixes(template: Template, role: Role) -> ReplyAffixes | None:
     """Gives the affixes of replies with this role, or None when the template is not of that shape."""
+    histories = [history for history in _HISTORIES if _renders(template, history)]
     first = _text(template, _HISTORIES[0], _PLAIN_ACTIONS[0], role, _CONTENTS[0])
     if first is None or first.count(_CONTENTS[0]) != 1:
         return None
@@ -68,7 +78,7 @@ def find_reply_affixes(template: Template, role: Role) -> ReplyAffixes | None:
     def holds(actions: tuple[str, ...], contents: tuple[str, ...]) -> bool:
         return all(
             _text(template, history, action, role, content) == prefix + content + suffix
-            for history in _HISTORIES
+            for history in histories
             for action in actions
             for content in contents
         )
@@ -79,8 +89,17 @@ def find_reply_affixes(template: Template, role: Role) -> ReplyAffixes | None:
         prefix,
         suffix,
         any_white_space=holds(_PLAIN_ACTIONS[:1], _SPACED_CONTENTS),
-        after_thinking=holds(_THINKING_ACTIONS, _CONTENTS),
+        after_any_action=holds(_MARKED_ACTIONS, _CONTENTS),
     )
+
+
+def _renders(template: Template, history: tuple[Message, ...]) -> bool:
+    """Some templates refuse system or tool messages; such histories cannot occur."""
+    try:
+        template.render(history)
+    except ModelError:
+        return False
+    return True
 
 
 def _text(template: Template, history: tuple[Message, ...], action: str, role: Role, content: str) -> str | None:
@@ -88,5 +107,5 @@ def _text(template: Template, history: tuple[Message, ...], action: str, role: R
     try:
         text = template.after_action(history, (), action, [reply])
     except ModelError:
-        return None  # a template that refuses a probe (system messages, tool messages) takes the general path
+        return None  # a template that refuses such replies has no affixes
     return text and text.removeprefix(template.end_text)

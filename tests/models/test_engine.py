@@ -1,0 +1,244 @@
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
+
+from palaestra.core.errors import ConfigError
+from palaestra.core.seeding import generator
+from palaestra.models.cached_decoder import CachedDecoder
+from palaestra.models.engine import GenerationRequest, LocalEngine
+from palaestra.models.fused_decoder import FusedDecoder
+
+END = frozenset({2})
+Make = Callable[..., PreTrainedModel]
+
+
+def request(key: Any, token_ids: list[int], **changes: Any) -> GenerationRequest:
+    options = {"generator": generator("engine", str(key)), "max_tokens": 12, "end_ids": END} | changes
+    return GenerationRequest(key=key, token_ids=token_ids, **options)
+
+
+def training_logprobs(model: PreTrainedModel, stream: list[int], temperature: float = 1.0) -> np.ndarray:
+    """Log-probability of every token of a stream given the ones before it, from one plain forward."""
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([stream])).logits[0, :-1] / (temperature or 1.0)
+    return logits.log_softmax(-1)[torch.arange(len(stream) - 1), torch.tensor(stream[1:])].numpy()
+
+
+def play(engine: LocalEngine, episodes: int, turns: int, temperature: float = 1.0, seed: int = 0) -> dict[int, Any]:
+    """Multi-turn conversations of ragged lengths, in groups of two with one prompt; their streams and log-probs."""
+    random = np.random.default_rng(seed)
+    prompts = [random.integers(3, 400, random.integers(2, 9)).tolist() for _ in range(episodes // 2 + 1)]
+    rest = {key: int(random.integers(1, turns + 1)) for key in range(episodes)}
+    generators = {key: generator(seed, key) for key in range(episodes)}
+    streams: dict[int, list[int]] = {key: list(prompts[key // 2]) for key in range(episodes)}
+    logprobs: dict[int, list[float]] = {key: [float("nan")] * len(streams[key]) for key in range(episodes)}
+    options = {"temperature": temperature}
+    for key in range(episodes):
+        engine.submit(request(key, prompts[key // 2], generator=generators[key], **options))
+    while rest:
+        for completion in sorted(engine.poll(), key=lambda completion: completion.key):
+            key = completion.key
+            streams[key] += completion.token_ids
+            logprobs[key] += completion.logprobs
+            rest[key] -= 1
+            if not rest[key]:
+                engine.release(key)
+                del rest[key]
+                continue
+            reply = np.random.default_rng(key).integers(3, 400, 1 + key % 7).tolist()
+            streams[key] += reply
+            logprobs[key] += [float("nan")] * len(reply)
+            engine.submit(request(key, reply, generator=generators[key], **options))
+    return {key: (streams[key], np.array(logprobs[key], dtype=np.float32)) for key in range(episodes)}
+
+
+@pytest.fixture(params=["llama", "qwen3", "gpt2"])
+def model(request: pytest.FixtureRequest, tiny_model: Make) -> Iterator[PreTrainedModel]:
+    if request.param != "gpt2":
+        yield tiny_model(request.param)
+        return
+    torch.manual_seed(0)
+    gpt2 = GPT2LMHeadModel(
+        GPT2Config(vocab_size=400, n_embd=32, n_layer=2, n_head=4, n_positions=256, bos_token_id=0, eos_token_id=2)
+    ).eval()
+    with torch.no_grad():
+        for parameter in gpt2.parameters():
+            parameter.mul_(6.0 if parameter.ndim > 1 else 1.0)
+    yield gpt2
+
+
+# ------------------------------------------------------------------------------------------ the recorded log-probs
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_logprobs_equal_the_training_forwards(model: PreTrainedModel, temperature: float) -> None:
+    engine = LocalEngine(model, 9, 256)
+    assert isinstance(engine.decoder, CachedDecoder if model.config.model_type == "gpt2" else FusedDecoder)
+    episodes = play(engine, 17, 4, temperature)
+    for stream, logprobs in episodes.values():
+        sampled = ~np.isnan(logprobs)
+        assert sampled.any()
+        wanted = training_logprobs(model, stream, temperature)[sampled[1:]]
+        np.testing.assert_allclose(logprobs[sampled], wanted, atol=1e-5, rtol=0)
+
+
+def test_greedy_decoding_takes_the_most_likely_token(model: PreTrainedModel) -> None:
+    for stream, logprobs in play(LocalEngine(model, 5, 256), 5, 3, temperature=0.0).values():
+        with torch.no_grad():
+            best = model(input_ids=torch.tensor([stream])).logits[0, :-1].argmax(-1).numpy()
+        sampled = ~np.isnan(logprobs)
+        assert (np.array(stream)[sampled] == best[sampled[1:]]).all()
+        np.testing.assert_allclose(
+            logprobs[sampled], training_logprobs(model, stream)[sampled[1:]], atol=1e-5, rtol=0
+        )
+
+
+def test_sampled_tokens_follow_the_model(tiny_model: Make) -> None:
+    model = tiny_model()
+    with torch.no_grad():
+        wanted = model(input_ids=torch.tensor([[5, 6, 7]])).logits[0, -1].softmax(-1)
+    engine = LocalEngine(model, 500, 8)
+    counts = torch.zeros(400)
+    for batch in range(8):
+        requests = [request((batch, i), [5, 6, 7], max_tokens=1) for i in range(500)]
+        for completion in engine.generate(requests):
+            counts[completion.token_ids[0]] += 1
+            engine.release(completion.key)
+    likely = wanted > 0.005
+    assert likely.sum() >= 3
+    error = (wanted * (1 - wanted) / 4000).sqrt()
+    assert ((counts / 4000 - wanted).abs() < 4 * error)[likely].all()
+
+
+# ---------------------------------------------------------------------------------------------------- determinism
+def test_equal_runs_are_equal_to_the_last_bit(tiny_model: Make) -> None:
+    model = tiny_model()
+    engine = LocalEngine(model, 9, 256)
+    first = play(engine, 17, 4)
+    second = play(engine, 17, 4)
+    third = play(LocalEngine(tiny_model(), 9, 256), 17, 4)
+    for key, (stream, logprobs) in first.items():
+        for other in (second, third):
+            assert other[key][0] == stream
+            np.testing.assert_array_equal(other[key][1], logprobs)
+
+
+def test_what_an_episode_samples_does_not_depend_on_its_neighbours(tiny_model: Make) -> None:
+    engine = LocalEngine(tiny_model(), 9, 256)
+    together = engine.generate([request(key, [5, 6, 7 + key % 3]) for key in range(9)])
+    for completion in together:
+        engine.release(completion.key)
+    for key in range(9):
+        alone = engine.generate([request(key, [5, 6, 7 + key % 3])])[0]
+        engine.release(key)
+        assert alone.token_ids == together[key].token_ids
+
+
+# ------------------------------------------------------------------------------------------------------- the cache
+def test_each_token_is_prefilled_once_and_a_shared_prompt_once_for_all(tiny_model: Make) -> None:
+    engine = LocalEngine(tiny_model(), 8, 64)
+    prompt = [5, 6, 7, 8, 9]
+    engine.generate([request(key, prompt) for key in range(8)])
+    assert engine.stats.prefilled_tokens == len(prompt)
+    engine.generate([request(key, [11, 12]) for key in range(8)])
+    assert engine.stats.prefilled_tokens == len(prompt) + 8 * (1 + 2)  # each turn's last token was not fed yet
+
+
+def test_new_weights_drop_the_cache_and_conversations_go_on(tiny_model: Make) -> None:
+    model, other = tiny_model(seed=1), tiny_model(seed=2)
+    engine = LocalEngine(model, 4, 128)
+    streams = {key: [5, 6, 7 + key] for key in range(4)}
+    for completion in engine.generate([request(key, list(stream)) for key, stream in streams.items()]):
+        streams[completion.key] += completion.token_ids
+    model.load_state_dict(other.state_dict())
+    engine.update_weights(3)
+    assert engine.version == 3
+    for completion in engine.generate([request(key, [11, 12]) for key in streams]):
+        stream = [*streams[completion.key], 11, 12]
+        wanted = training_logprobs(other, stream + completion.token_ids)[len(stream) - 1 :]
+        np.testing.assert_allclose(completion.logprobs, wanted, atol=1e-5, rtol=0)
+
+
+def test_weights_may_change_in_the_middle_of_turns(tiny_model: Make) -> None:
+    model, other = tiny_model(seed=1), tiny_model(seed=2)
+    engine = LocalEngine(model, 4, 128, wait_share=0.25)
+    for key in range(4):
+        engine.submit(request(key, [5, 6, 7 + key], max_tokens=10 + 20 * key, end_ids=frozenset()))
+    assert [completion.key for completion in engine.poll()] == [0]
+    model.load_state_dict(other.state_dict())
+    engine.update_weights(1)
+    for _ in range(3):
+        for completion in engine.poll():
+            stream = [5, 6, 7 + int(str(completion.key)), *completion.token_ids]
+            np.testing.assert_allclose(
+                completion.logprobs[10:], training_logprobs(other, stream)[12:], atol=1e-5, rtol=0
+            )
+
+
+# ------------------------------------------------------------------------------------------------ rows and requests
+def test_more_conversations_than_rows_queue(tiny_model: Make) -> None:
+    engine = LocalEngine(tiny_model(), 3, 64)
+    for key in range(10):
+        engine.submit(request(key, [5, 6, 7 + key]))
+    engine.release(9)
+    done: list[Any] = []
+    while completions := engine.poll():
+        for completion in completions:
+            done.append(completion.key)
+            engine.release(completion.key)
+    assert sorted(done) == list(range(9))
+
+
+def test_a_turn_ends_at_an_end_token_or_a_limit(tiny_model: Make) -> None:
+    engine = LocalEngine(tiny_model(), 3, 16)
+    everything = frozenset(range(400))
+    ended, short, full = engine.generate(
+        [
+            request("ended", [5, 6], end_ids=everything),
+            request("short", [5, 6], max_tokens=3, end_ids=frozenset()),
+            request("full", [5, 6], max_tokens=99, end_ids=frozenset()),
+        ]
+    )
+    assert (ended.finished, len(ended.token_ids)) == ("end", 1)
+    assert (short.finished, len(short.token_ids)) == ("length", 3)
+    assert (full.finished, len(full.token_ids)) == ("length", 14)
+    assert [key.key for key in (ended, short, full)] == ["ended", "short", "full"]
+
+
+def test_wrong_requests_are_refused(tiny_model: Make) -> None:
+    model = tiny_model()
+    engine = LocalEngine(model, 2, 16)
+    with pytest.raises(ConfigError, match="leave no room in max_context=16"):
+        engine.submit(request("long", list(range(16))))
+    with pytest.raises(ConfigError, match="the first prompt is empty"):
+        engine.submit(request("empty", []))
+    engine.submit(request("a", [5]))
+    with pytest.raises(ConfigError, match="still running"):
+        engine.submit(request("a", [5]))
+    with pytest.raises(ConfigError, match="this engine has 2 rows"):
+        engine.generate([request(i, [5]) for i in range(3)])
+    with pytest.raises(ConfigError, match="the model has 256 positions"):
+        LocalEngine(model, 2, 257)
+    with pytest.raises(ConfigError, match="rows=0"):
+        LocalEngine(model, 0, 16)
+    with pytest.raises(ConfigError, match="wait_share=0"):
+        LocalEngine(model, 1, 16, wait_share=0)
+
+
+def test_nothing_to_do_is_an_empty_poll_and_closing_twice_is_fine(tiny_model: Make) -> None:
+    engine = LocalEngine(tiny_model(), 2, 16)
+    assert engine.poll() == []
+    engine.release("never seen")
+    engine.submit(request("a", [5]))
+    engine.close()
+    engine.close()
+    assert engine.poll() == []
+
+
+def test_waiting_rows_are_answered_together(tiny_model: Make) -> None:
+    """Chunks are prefilled when a useful share of the rows waits, not one by one."""
+    engine = LocalEngine(tiny_model(), 16, 256, wait_share=0.5)
+    play(engine, 16, 4)
+    assert engine.stats.prefills <= 12

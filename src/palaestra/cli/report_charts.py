@@ -1,7 +1,7 @@
 """The report's curves as inline SVG, drawn by matplotlib; each has a title and a description for screen readers.
 
 Curves are drawn from the numbers as they were logged: single steps as a faint line, and their running mean over
-`SMOOTHING` steps as a strong one.
+up to `SMOOTHING` steps as a strong one.
 """
 
 from __future__ import annotations
@@ -109,13 +109,16 @@ def _draw_curve(run: RunData, curve: Curve) -> tuple[str, str, str] | None:
     if (target := curve.target(run)) is not None:
         axes.axhline(target, color=GREEN, lw=1, ls="--", label=f"target {target:g}")
     for label, colour, steps, values in columns:
-        smooth = running_mean(values, SMOOTHING)
+        smooth = running_mean(values, min(SMOOTHING, len(values) // 3))
         axes.plot(steps, values, color=colour, lw=0.9, alpha=0.3)
         axes.plot(steps, smooth, color=colour, lw=2, label=label, marker="o" if len(steps) == 1 else None, ms=4)
     dots = run.column(*curve.points[:2]) if curve.points else ([], [])
     if curve.points and dots[0]:
         axes.plot(*dots, ls="", marker="o", ms=5, color=INK, label=curve.points[2])
-    axes.set_ylim(*curve.limits)
+    bottom, top = curve.limits
+    axes.set_ylim(bottom, top)
+    if bottom == 0:  # a line at 0 stays visible
+        axes.set_ylim(-0.03 * axes.get_ylim()[1], top)
     if len(axes.get_legend_handles_labels()[0]) > 1:
         _legend(figure)
     text = " ".join(_description(label, steps, values) for label, _, steps, values in columns)
@@ -144,6 +147,7 @@ def _draw_phases(run: RunData) -> tuple[str, str, str] | None:
 
 def _figure(curve: Curve) -> tuple[Any, Axes]:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(4.2, 2.6), layout="constrained")
     figure.patch.set_alpha(0)
@@ -152,6 +156,7 @@ def _figure(curve: Curve) -> tuple[Any, Axes]:
     axes.set_title(curve.title, loc="left", fontsize=10.5, fontweight="bold")
     axes.set_xlabel("SFT step" if curve.stage == "sft" else "GRPO step")
     axes.set_ylabel(curve.y_label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     return figure, axes
 
 

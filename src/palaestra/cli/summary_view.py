@@ -37,6 +37,7 @@ def print_summary(summary: Mapping[str, Any], run_folder: str | Path, console: C
     console = console or Console()
     before, after = (_episodes(Path(run_folder), name) for name in ("sft_heldout", "policy_heldout"))
     console.print(_figures(summary))
+    console.print(Text(_notes(summary)))
     if before and after:
         console.print(_level_table(compare_by_level(before, after)))
         if pair := telling_pair(pair_episodes(before, after)):
@@ -61,14 +62,17 @@ def _figures(summary: Mapping[str, Any]) -> Table:
         if before is not None or after is not None:
             change = points(after - before) if before is not None and after is not None else ""
             table.add_row(name, *("" if x is None else percent(x) for x in (before, after)), change)
+    return table
+
+
+def _notes(summary: Mapping[str, Any]) -> str:
+    """KL and times on one line."""
     notes: list[str] = []
     if (kl := number(summary, "kl_seq")) is not None:
         notes.append(f"KL to the SFT policy: {kl:.2f} nats per episode")
     times = [("in all", "seconds_total"), ("SFT", "seconds_sft"), ("GRPO", "seconds_rl")]
     notes += [f"{name} {duration(s)}" for name, key in times if (s := number(summary, key)) is not None]
-    table.caption = " · ".join(notes)
-    table.caption_justify = "left"
-    return table
+    return " · ".join(notes)
 
 
 def _level_table(levels: Mapping[str, Comparison]) -> Table:

@@ -175,3 +175,10 @@ def test_the_version_is_stated_alike(repository: Path) -> None:
     version = settings(repository)["project"]["version"]
     assert palaestra.__version__ == version == metadata.version("palaestra")
     assert f"## {version}" in (repository / "CHANGELOG.md").read_text()
+
+
+def test_pyright_is_told_every_folder_because_it_follows_no_links(repository: Path) -> None:
+    pyright = settings(repository)["tool"]["pyright"]
+    roots = sorted(path.parent.name for path in repository.glob("*/__init__.py"))
+    assert pyright["include"] == ["src/palaestra", *(f"src/palaestra/{name}" for name in roots)]
+    assert {Path(name).name for name in pyright["strict"]} == {"core", "sandboxes", "rewards", "envs"}

@@ -6,7 +6,6 @@ chat formats (`chat`) or decoding (`engine`).
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -136,7 +135,7 @@ def load_model(
         raise ModelError(f"dtype={dtype!r}{did_you_mean(dtype, DTYPES)}")
     target = resolve_device(device)
     name = _checked_name(str(folder_or_hub_id))
-    with _one_line_errors(name):
+    with _one_line_errors(name), _no_progress_bars():
         tokenizer = AutoTokenizer.from_pretrained(name)
         check_tokenizer(tokenizer, name)
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
@@ -175,8 +174,9 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
         raise StorageError(f"cannot write {target}: {error.strerror}") from error
     try:
         temporary.chmod(0o755)
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
+        with _no_progress_bars():
+            model.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
         _replace_folder(temporary, target)
     except OSError as error:
         raise StorageError(f"cannot write {target}: {error.strerror or error}") from error
@@ -212,10 +212,9 @@ def _checked_name(name: str) -> str:
         if not (path / "config.json").is_file():
             raise ModelError(f"{name} is not a model folder: it has no config.json")
         return str(path)
-    looks_like_a_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or os.sep in name.rstrip("/")
     if path.exists():
         raise ModelError(f"{name} is a file; give the model's folder, or a hub id such as 'Qwen/Qwen3-0.6B'")
-    if looks_like_a_path and (name.count("/") != 1 or name.startswith((".", "~", "/"))):
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(f"no model folder {name}")
     if "/" not in name:
         raise ModelError(f"no model folder {name!r} (a hub id is written 'owner/name')")
@@ -233,6 +232,20 @@ def _one_line_errors(name: str) -> Iterator[None]:
         raise
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelError(_explain(name, error)) from error
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Keeps bars for files that take milliseconds off the terminal."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _explain(name: str, error: Exception) -> str:

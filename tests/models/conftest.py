@@ -77,7 +77,8 @@ def tiny_model() -> Callable[..., PreTrainedModel]:
     def make(architecture: str = "llama", vocab_size: int = 400, seed: int = 0, **sizes: int) -> PreTrainedModel:
         config = ModelConfig(
             architecture=architecture,  # pyright: ignore[reportArgumentType]
-            **{"hidden_size": 32, "layers": 2, "heads": 4, "kv_heads": 2, "intermediate_size": 48, "context": 256} | sizes,
+            **{"hidden_size": 32, "layers": 2, "heads": 4, "kv_heads": 2, "intermediate_size": 48, "context": 256}
+            | sizes,
         )
         model = build_model(config, vocab_size, seed, pad_id=0, eos_id=2).eval()
         with torch.no_grad():

@@ -41,7 +41,9 @@ def ended(text: str) -> Action:
 def test_compact_conversation_reads_as_documented(chats: dict[str, ChatFormat]) -> None:
     chat = chats["compact"]
     conversation = Conversation([user("Take x.")], ())
-    assert text_of(chat, chat.start([user("Take x.")])) == "<|im_start|>user\nTake x.<|im_end|>\n<|im_start|>assistant\n"
+    assert (
+        text_of(chat, chat.start([user("Take x.")])) == "<|im_start|>user\nTake x.<|im_end|>\n<|im_start|>assistant\n"
+    )
     following = chat.extend(conversation, ended("submit"), [tool("got 5")])
     assert text_of(chat, following.token_ids) == "\n<|im_start|>tool\ngot 5<|im_end|>\n<|im_start|>assistant\n"
     assert not following.new_segment
@@ -159,7 +161,7 @@ def test_the_fast_path_gives_what_rendering_gives(
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 2**32), st.sampled_from(FORMATS))
 def test_conversations_are_append_only(chats: dict[str, ChatFormat], seed: int, name: str) -> None:
-    """What a policy read before turn k is a prefix of what it reads before turn k+1, and its actions stand in between."""
+    """What a policy read before turn k is a prefix of what it reads before turn k+1; its actions stand between."""
     chat, rng = chats[name], random.Random(seed)
     actions = ["submit", "run\nx = 1", CALL, f"<think>\nhm\n</think>\n\n{CALL}", "edit\na\nb", ""]
     messages: list[Message] = [system("Be brief.")] if rng.random() < 0.5 else []

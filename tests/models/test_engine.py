@@ -90,9 +90,7 @@ def test_greedy_decoding_takes_the_most_likely_token(model: PreTrainedModel) -> 
             best = model(input_ids=torch.tensor([stream])).logits[0, :-1].argmax(-1).numpy()
         sampled = ~np.isnan(logprobs)
         assert (np.array(stream)[sampled] == best[sampled[1:]]).all()
-        np.testing.assert_allclose(
-            logprobs[sampled], training_logprobs(model, stream)[sampled[1:]], atol=1e-5, rtol=0
-        )
+        np.testing.assert_allclose(logprobs[sampled], training_logprobs(model, stream)[sampled[1:]], atol=1e-5, rtol=0)
 
 
 def test_sampled_tokens_follow_the_model(tiny_model: Make) -> None:

@@ -42,7 +42,5 @@ def test_a_saved_tokenizer_is_an_ordinary_one(tmp_path: object) -> None:
     assert (loaded.eos_token, loaded.pad_token) == ("<|im_end|>", "<|endoftext|>")
     messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "x = 1"}]
     text = loaded.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    assert text == (
-        "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nx = 1<|im_end|>\n<|im_start|>assistant\n"
-    )
+    assert text == ("<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nx = 1<|im_end|>\n<|im_start|>assistant\n")
     assert loaded.encode(text) == _TOKENIZER.encode(text)

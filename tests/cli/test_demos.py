@@ -87,3 +87,9 @@ def test_a_place_that_cannot_be_written_is_one_line(
     (tmp_path / "file").touch()
     arguments = ["-n", 4, "-o", tmp_path / "file" / "x.jsonl", "--format", file_format, "--processes", 1]
     fails(palaestra("demos", "CodeSandbox-v0", *arguments), "cannot write")
+
+
+@pytest.mark.parametrize("file_format", ["episodes", "chat"])
+def test_a_full_disk_is_one_line(palaestra: Any, fails: Any, file_format: str) -> None:
+    arguments = ["-n", 4, "-o", "/dev/full", "--format", file_format, "--processes", 1]
+    fails(palaestra("demos", "CodeSandbox-v0", *arguments), "cannot write /dev/full: No space left on device")

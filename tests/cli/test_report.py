@@ -249,3 +249,9 @@ def test_folders_without_a_run_and_places_that_cannot_be_written(
 def test_the_running_mean_is_centred_and_shorter_at_the_ends() -> None:
     assert running_mean([1.0, 2.0, 6.0, 3.0], 3) == [1.5, 3.0, 11 / 3, 4.5]
     assert running_mean([], 9) == []
+
+
+def test_a_device_is_written_to_and_never_replaced(palaestra: Any, fails: Any, run_folder: Path) -> None:
+    (run_folder / "metrics.jsonl").unlink()
+    fails(palaestra("report", run_folder, "-o", "/dev/full"), "cannot write /dev/full: No space left on device")
+    assert Path("/dev/full").is_char_device()

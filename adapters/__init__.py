@@ -1,1 +1,1 @@
-
+"""Bridges to other projects' formats; each imports its peer only when it is used."""

@@ -1,1 +1,1 @@
-
+"""What acts: scripted agents, language-model policies, and the collection of their episodes."""

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from ..core.errors import ConfigError
-from .decoders import Decoder, choose_decoder
+from .decoder_choice import choose_decoder
+from .decoders import Decoder
 from .row_table import ACTIVE, FREE, IDLE, WAITING, RowTable
 from .sampling import sample_tokens
 

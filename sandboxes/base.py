@@ -1,6 +1,6 @@
-"""What a sandbox is: limits, results, the protocol, and the one function that opens one.
+"""What a sandbox is: limits, results and the protocol.
 
-This module knows no backend beyond its name: `open_sandbox` imports the one that is asked for.
+This module knows no backend beyond its name; `opening` imports the one that is asked for.
 """
 
 from __future__ import annotations
@@ -203,33 +203,3 @@ def check_backend(backend: str, isolation: str, image: str | None) -> None:
         raise SandboxUnavailable("sandbox='docker' is not part of this release; use sandbox='local' (Linux)")
     if image is not None:
         raise ConfigError(f"image={image!r}: only sandbox='docker' takes an image")
-
-
-def open_sandbox(
-    backend: str = "local", *, isolation: str = "auto", image: str | None = None, limits: Limits | None = None
-) -> Sandbox:
-    """Opens a session in a jail that all sessions of this process share.
-
-    The jail starts with the first session (about 0.1 s); further sessions are cheap.
-
-    Args:
-        backend: `"local"`.
-        isolation: `"auto"` takes the best mode of this machine; `"none"` isolates nothing and warns.
-        image: Container image; for backends that have one.
-        limits: What the session may use.
-
-    Raises:
-        ConfigError: An argument is wrong.
-        SandboxUnavailable: This machine cannot isolate code that way; the message says what to change.
-    """
-    check_backend(backend, isolation, image)
-    from .local import LocalSandbox  # the jail's client is loaded when the first session is opened
-
-    return LocalSandbox(isolation=isolation, limits=limits or Limits())
-
-
-def shutdown() -> None:
-    """Closes the jails of this process; sessions that are still open are lost. Also runs at exit."""
-    from .local import shutdown_jails
-
-    shutdown_jails()

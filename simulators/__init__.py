@@ -1,1 +1,1 @@
-
+"""Simulated users and adversaries for environments."""

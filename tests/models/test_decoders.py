@@ -27,7 +27,8 @@ from transformers import (
 )
 
 from palaestra.models.cached_decoder import CachedDecoder
-from palaestra.models.decoders import Decoder, RecomputeDecoder, choose_decoder, disagreement
+from palaestra.models.decoder_choice import choose_decoder, disagreement
+from palaestra.models.decoders import Decoder, RecomputeDecoder
 from palaestra.models.fused_decoder import FusedDecoder, fits
 
 VOCABULARY = 120

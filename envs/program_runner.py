@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 from ..core.errors import SandboxDied
 from ..rewards.execution import grade_code
-from ..sandboxes.base import ExecResult, ExecStatus, Limits, Sandbox, open_sandbox
+from ..sandboxes.base import ExecResult, ExecStatus, Limits, Sandbox
+from ..sandboxes.opening import open_sandbox
 
 Case = Mapping[str, Any]
 MAX_SHOWN = 2000

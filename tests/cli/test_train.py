@@ -24,7 +24,7 @@ def test_a_dry_run_prints_a_recipe_that_can_be_trained(palaestra: Any, tmp_path:
         (["quickstrat"], "did you mean 'quickstart'?"),
         (["nowhere/mine.toml"], "cannot read recipe nowhere/mine.toml"),
         (["quickstart", "grpo.stepz=10"], "did you mean 'steps'?"),
-        (["quickstart", "gprо=1"], "unknown key"),
+        (["quickstart", "grpoo=1"], "unknown key"),
         (["quickstart", "gpro.steps=1"], "did you mean 'grpo'?"),
         (["quickstart", "grpo.steps"], "write key=value"),
         (["quickstart", "grpo.steps=many"], "grpo.steps"),

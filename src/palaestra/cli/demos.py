@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..core.errors import StorageError
 from . import options
 
 if TYPE_CHECKING:
@@ -135,10 +137,6 @@ def _write(output: Path, file_format: DemoFormat, episodes: Iterable[Episode]) -
 
 def _write_chat(output: Path, episodes: Iterable[Episode]) -> int:
     """Writes rows without a header line: other people's loaders read this file."""
-    import json
-
-    from ..core.errors import StorageError
-
     count = 0
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

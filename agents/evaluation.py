@@ -196,9 +196,7 @@ def evaluate_policy(
         envs.close()
 
 
-def evaluate_model(
-    model: str, env_id: str, options: EvalOptions, on_progress: Progress | None = None
-) -> EvalResult:
+def evaluate_model(model: str, env_id: str, options: EvalOptions, on_progress: Progress | None = None) -> EvalResult:
     """Loads a transformers folder or hub id and evaluates it.
 
     Raises:

@@ -171,7 +171,9 @@ def _checked(function: dict[str, Any], arguments: dict[Any, Any]) -> dict[str, A
     properties: dict[str, Any] = function["parameters"]["properties"]
     for name in arguments:
         if name not in properties:
-            raise ParseError(f"error: {function['name']} has no argument {str(name)[:40]!r}; it takes {_listed(properties)}")
+            raise ParseError(
+                f"error: {function['name']} has no argument {str(name)[:40]!r}; it takes {_listed(properties)}"
+            )
     for name in function["parameters"].get("required", ()):
         if name not in arguments:
             raise ParseError(f"error: {function['name']} needs {name}")

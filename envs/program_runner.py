@@ -7,9 +7,11 @@ very process: it is for demonstrations alone, whose programs our own templates w
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 from collections.abc import Mapping, Sequence
+from types import CodeType
 from typing import Any, Protocol
 
 from ..core.errors import SandboxDied
@@ -25,8 +27,7 @@ VISIBLE_TESTS = '''
 def __show_tests(entry_point, cases):
     """The first failing case as got/want, or "ok"."""
     import json
-    def compact(value):
-        return json.dumps(value, separators=(",", ":"), default=repr)
+    compact = json.JSONEncoder(separators=(",", ":"), default=repr).encode
     function = globals().get(entry_point)
     if function is None:
         return ""
@@ -118,6 +119,11 @@ class SandboxRunner:
         return result
 
 
+@functools.lru_cache(maxsize=10_000)
+def _compiled(program: str) -> CodeType:
+    return compile(program, "<cell 1>", "exec")
+
+
 class InProcessRunner:
     """Runs programs that our own templates wrote in this process; never give it a model's."""
 
@@ -129,21 +135,19 @@ class InProcessRunner:
         output = io.StringIO()
         try:
             with contextlib.redirect_stdout(output):
-                exec(compile(program, "<cell 1>", "exec"), self._globals)
+                exec(_compiled(program), self._globals)
         except Exception as error:
             return shown(output.getvalue(), f"{type(error).__name__}: {error}")
-        exec(VISIBLE_TESTS, self._globals)
+        exec(_compiled(VISIBLE_TESTS), self._globals)
         return shown(output.getvalue(), self._globals["__show_tests"](entry_point, tests))
 
     def grade(self, program: str, entry_point: str, tests: Sequence[Case] | str, prelude: str) -> bool:
         """See `Runner.grade`; data tests only."""
         names: dict[str, Any] = {}
         try:
-            exec(compile(program, "<solution>", "exec"), names)
+            exec(_compiled(program), names)
             cases = [] if isinstance(tests, str) else tests
-            return all(
-                names[entry_point](*json.loads(json.dumps(case["args"]))) == case["expected"] for case in cases
-            )
+            return all(names[entry_point](*json.loads(json.dumps(case["args"]))) == case["expected"] for case in cases)
         except Exception:
             return False
 

@@ -118,7 +118,9 @@ class ToolVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         """Resets all environments, or those in `options["reset_mask"]`; the others keep their last observation."""
         options = dict(options or {})
         mask = np.asarray(options.pop("reset_mask", np.ones(self.num_envs, dtype=bool)), dtype=bool)
-        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else list(seed or [None] * self.num_envs)
+        seeds = (
+            [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else list(seed or [None] * self.num_envs)
+        )
         ids = [i for i in range(self.num_envs) if mask[i]]
         self.send_reset(ids, [seeds[i] for i in ids], [dict(options) or None for _ in ids])
         answers = {outcome.id: outcome for outcome in self.recv(len(ids))}
@@ -171,9 +173,7 @@ class ToolVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
 
     def _reset_one(self, number: int, seed: int | None, options: dict[str, Any] | None) -> Outcome:
         observation, info = self.envs[number].reset(seed=seed, options=options)
-        return Outcome(
-            id=number, observation=observation, reward=0.0, terminated=False, truncated=False, info=info
-        )
+        return Outcome(id=number, observation=observation, reward=0.0, terminated=False, truncated=False, info=info)
 
     def _step_one(self, number: int, action: str) -> Outcome:
         observation, reward, terminated, truncated, info = self.envs[number].step(action)

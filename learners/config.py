@@ -22,7 +22,6 @@ from .grpo import GRPOConfig
 from .sft import SFTConfig
 
 
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvConfig:
     """Which environment is trained in, with which keywords."""
@@ -61,7 +60,7 @@ class DemoConfig:
     success_only: bool = False
     """Keep only demonstrations whose submission passed the hidden tests (rejection sampling)."""
     action_style: Literal["auto", "plain", "tool_call"] = "auto"
-    """How actions are written: `plain`, or `<tool_call>{...}</tool_call>`; `auto` takes plain for models from scratch."""
+    """How actions are written: `plain`, or `<tool_call>{...}</tool_call>`; `auto`: plain for models from scratch."""
 
     def __post_init__(self) -> None:
         if self.n < 1:

@@ -162,8 +162,8 @@ def _new_model(context: RankContext, episodes: Sequence[Episode]) -> tuple[PreTr
         recipe.model,
         len(tokenizer),
         seed=derive_seed(recipe.seed, "model") % 2**31,
-        pad_id=tokenizer.pad_token_id,
-        eos_id=tokenizer.eos_token_id,
+        pad_id=int(tokenizer.convert_tokens_to_ids(str(tokenizer.pad_token))),
+        eos_id=int(tokenizer.convert_tokens_to_ids(str(tokenizer.eos_token))),
     )
     ranks.broadcast_model(model)
     return model, tokenizer
@@ -276,8 +276,7 @@ def _validate(context: RankContext, policy: LLMPolicy, step: int, task: Any) -> 
 
 def _stopped(context: RankContext, stage: str, steps: int) -> RunStopped:
     return RunStopped(
-        f"stopped after {steps} steps of {stage}; continue with: palaestra train "
-        f"{context.folder.recipe} --resume"
+        f"stopped after {steps} steps of {stage}; continue with: palaestra train {context.folder.recipe} --resume"
     )
 
 

@@ -36,7 +36,9 @@ class StageProgress:
     def say(self, text: str) -> None:
         """Prints one line with the run's clock."""
         if self._enabled:
-            self._console.print(f"[dim]{time.time() - self._started:6.1f} s[/dim]  {text}", highlight=False)
+            self._console.print(
+                f"[dim]{time.time() - self._started:6.1f} s[/dim]  {text}", highlight=False, soft_wrap=True
+            )
 
     @contextmanager
     def task(self, name: str) -> Iterator[TaskProgress]:

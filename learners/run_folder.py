@@ -1,12 +1,12 @@
 """The folder of one training run: what lies where, and what may be resumed.
 
-    runs/NAME/
-        recipe.toml        the resolved recipe
-        summary.json       the figures, written at the end
-        metrics.jsonl      one row per logged step; tb/ has the same for TensorBoard
-        sft/  policy/      ordinary transformers folders
-        checkpoints/       what `--resume` continues from
-        episodes/          evaluation episodes, JSON lines
+runs/NAME/
+    recipe.toml        the resolved recipe
+    summary.json       the figures, written at the end
+    metrics.jsonl      one row per logged step; tb/ has the same for TensorBoard
+    sft/  policy/      ordinary transformers folders
+    checkpoints/       what `--resume` continues from
+    episodes/          evaluation episodes, JSON lines
 """
 
 from __future__ import annotations

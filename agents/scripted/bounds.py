@@ -56,7 +56,7 @@ class VisibleAnswers:
         return f"submit\nimport json\ndef f(*args):\n    return {table!r}.get(json.dumps(list(args)))"
 
 
-TEST_READER = '''submit
+TEST_READER = """submit
 import gc, sys
 def f(*args):
     seen = []
@@ -67,7 +67,7 @@ def f(*args):
     for thing in [*seen, *gc.get_objects()]:
         if isinstance(thing, dict) and "expected" in thing and thing.get("args") == list(args):
             return thing["expected"]
-    return None'''
+    return None"""
 """A submission that looks for the hidden tests in its own process."""
 
 

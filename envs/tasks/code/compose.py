@@ -26,6 +26,7 @@ from .operations import (
     REDUCTIONS,
     Step,
     compact,
+    draw_inputs,
     draw_step,
     outputs,
     program,
@@ -83,8 +84,7 @@ def _decidable_tests(
     rng: random.Random, steps: Sequence[Step], reduction: str
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]] | None:
     """Visible and hidden tests, or None when the visible ones do not decide the reading or a guess is too good."""
-    inputs = [[rng.randint(0, 9) for _ in range(rng.randint(4, 5))] for _ in range(VISIBLE + HIDDEN)]
-    inputs = [*inputs[:VISIBLE], [], *inputs[VISIBLE:], []]
+    inputs = [*draw_inputs(rng, VISIBLE + 1, 5), *draw_inputs(rng, HIDDEN + 1, 5)]
     n_visible = VISIBLE + 1
     endings = REDUCTIONS[reduction].readings
     wanted = outputs([*(step.line for step in steps), endings[-1]], inputs)

@@ -112,7 +112,16 @@ def draw_step(rng: random.Random, name: str) -> Step:
 
 def compact(value: Any) -> str:
     """JSON without spaces: how values are shown to agents."""
-    return json.dumps(value, separators=(",", ":"))
+    return _ENCODER.encode(value)
+
+
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
+
+
+def draw_inputs(rng: random.Random, count: int, longest: int) -> list[list[int]]:
+    """Lists of 4 to `longest` digits; the last one is empty."""
+    digits = [[int(10 * rng.random()) for _ in range(4 + int((longest - 3) * rng.random()))] for _ in range(count - 1)]
+    return [*digits, []]
 
 
 @functools.cache

@@ -23,6 +23,7 @@ from .operations import (
     REDUCTIONS,
     Step,
     compact,
+    draw_inputs,
     draw_step,
     outputs,
     program,
@@ -116,8 +117,7 @@ def _telling_tests(
     """Tests that the right program passes and the broken one fails, visibly and hidden; and the first failure."""
     if wrong is None:
         return None
-    inputs = [[rng.randint(0, 9) for _ in range(rng.randint(4, 6))] for _ in range(VISIBLE + HIDDEN)]
-    inputs = [*inputs[:VISIBLE], [], *inputs[VISIBLE:], []]
+    inputs = [*draw_inputs(rng, VISIBLE + 1, 6), *draw_inputs(rng, HIDDEN + 1, 6)]
     n_visible = VISIBLE + 1
     wanted, given = outputs(right, inputs), outputs(wrong, inputs)
     if FAILED in wanted or len({compact(value) for value in wanted}) < MIN_DISTINCT:

@@ -1,0 +1,110 @@
+import subprocess
+import sys
+
+import pytest
+
+from palaestra.agents.scripted.bounds import null_agents
+from palaestra.core.tasks import SPLITS, TaskError, TaskSet
+from palaestra.envs.program_runner import InProcessRunner
+from palaestra.envs.tasks.code import FAMILIES
+from palaestra.rewards import grade_code
+
+RUNNER = InProcessRunner()
+FAMILY_LEVELS = [(name, level) for name, family in FAMILIES.items() for level in family.levels]
+
+
+def graded(task, program: str) -> bool:
+    return RUNNER.grade(program, task.public["entry_point"], task.secret["tests"], "")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_reference_solves_every_one_of_2000_tasks(name: str) -> None:
+    tasks = TaskSet(split="heldout", families=(FAMILIES[name],)).tasks(2000, seed=5)
+    assert all(graded(task, task.secret["reference"]) for task in tasks)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_real_grader_agrees_with_the_reference_and_against_a_constant(name: str) -> None:
+    for task in TaskSet(split="train", families=(FAMILIES[name],)).tasks(40, seed=6):
+        tests, entry = task.secret["tests"], task.public["entry_point"]
+        assert grade_code(task.secret["reference"], tests, entry_point=entry).passed
+        assert not grade_code("def f(x):\n    return 0", tests, entry_point=entry).passed
+
+
+def test_every_injected_bug_fails_hidden_tests() -> None:
+    for task in TaskSet(split="train", families=(FAMILIES["repair"],)).tasks(500, seed=7):
+        assert not graded(task, task.public["program"])
+        assert task.public["program"] in task.prompt
+
+
+@pytest.mark.parametrize(("name", "level"), FAMILY_LEVELS)
+def test_equal_seeds_give_equal_tasks_and_ids_find_them_again(name: str, level: int) -> None:
+    family = FAMILIES[name]
+    tasks = TaskSet(split="validation", families=(family,))
+    for seed in range(5):
+        task = family.generate(seed, "validation", level)
+        assert task == family.generate(seed, "validation", level) == tasks.by_id(task.task_id)
+        assert task.level == level
+
+
+def test_tasks_are_the_same_in_another_process() -> None:
+    code = (
+        "from palaestra.envs.tasks.code import FAMILIES\nfor f in FAMILIES.values(): print(f.generate(11, 'train', 3))"
+    )
+    printed = {
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    }
+    assert len(printed) == 1
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_splits_share_no_program(name: str) -> None:
+    """What tells two tasks apart is their sequence of operations, whatever the constants and readings are."""
+    seen: dict[str, set[str]] = {}
+    for split in SPLITS:
+        tasks = TaskSet(split=split, families=(FAMILIES[name],)).tasks(1000, seed=1)
+        sentences = {task.prompt.split("Take x, ")[1].split(".")[0] for task in tasks}
+        seen[split] = {"".join(letter for letter in text if not letter.isdigit()) for text in sentences}
+    assert not seen["train"] & seen["heldout"]
+    assert not seen["train"] & seen["validation"]
+    assert not seen["validation"] & seen["heldout"]
+
+
+def test_compose_has_exactly_the_ambiguous_phrases_of_its_level_and_cannot_be_guessed() -> None:
+    family = FAMILIES["compose"]
+    for level, (depth, ambiguous) in {1: (1, 1), 3: (2, 2), 5: (3, 2), 7: (4, 3)}.items():
+        task = family.generate(3, "train", level)
+        assert (task.public["depth"], task.public["ambiguous"]) == (depth, ambiguous)
+        assert task.prompt.count(", ") == depth + 1
+
+
+def test_hidden_inputs_are_not_the_visible_ones() -> None:
+    for name, family in FAMILIES.items():
+        shared = 0
+        for task in TaskSet(split="train", families=(family,)).tasks(200, seed=2):
+            visible = [case["args"] for case in task.public["tests"] if case["args"] != [[]]]
+            shared += any(case["args"] in visible for case in task.secret["tests"])
+        assert shared <= 4, name
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_null_agents_score_at_most_two_percent(name: str) -> None:
+    tasks = TaskSet(split="heldout", families=(FAMILIES[name],)).tasks(400, seed=9)
+    wins: dict[str, int] = {}
+    for task in tasks:
+        for agent, scripted in null_agents(task).items():
+            action = scripted.act(task.prompt, {})
+            program = action.partition("\n")[2] if action.startswith("submit\n") else task.public.get("program", "")
+            wins[agent] = wins.get(agent, 0) + graded(task, program)
+    assert max(wins.values()) <= 8, wins
+
+
+def test_bad_levels_and_ids_are_named() -> None:
+    tasks = TaskSet(split="train", families=(FAMILIES["compose"],))
+    with pytest.raises(TaskError, match=r"levels=9.*1\.\.7"):
+        TaskSet(split="train", families=(FAMILIES["compose"],), levels=(9,))
+    with pytest.raises(TaskError, match="did you mean 'compose'"):
+        tasks.by_id("compse:train:1:3")
+    with pytest.raises(TaskError, match="write 'family:split:level:seed'"):
+        tasks.by_id("nonsense")

@@ -1,0 +1,219 @@
+import math
+import pickle
+
+import gymnasium as gym
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+from palaestra.core.errors import ConfigError, EnvironmentFailure, SandboxDied, TaskError
+from palaestra.envs.registration import make_env
+
+PROGRAM = "def f(x):\n    return x"
+
+
+@pytest.fixture
+def env():
+    env = make_env("CodeSandbox-v0", levels=[2], prompt_style="compact")
+    yield env
+    env.close()
+
+
+class DyingRunner:
+    """Dies the first `times` times that it is asked to run or grade."""
+
+    def __init__(self, times: int) -> None:
+        self.times, self.ran = times, []
+
+    def run(self, program, entry_point, tests) -> str:
+        self._maybe_die()
+        self.ran.append(program)
+        return "ran"
+
+    def grade(self, program, entry_point, tests, prelude) -> bool:
+        self._maybe_die()
+        return True
+
+    def reset(self) -> None:
+        self.ran = []
+
+    def close(self) -> None:
+        pass
+
+    def _maybe_die(self) -> None:
+        if self.times:
+            self.times -= 1
+            raise SandboxDied("the supervisor was killed")
+
+
+def test_gymnasiums_own_checks(env) -> None:
+    check_env(gym.make("CodeSandbox-v0", levels=[1]).unwrapped, skip_render_check=True)
+
+
+def test_six_resets_with_one_seed_are_equal(env) -> None:
+    first = env.reset(seed=7)
+    for _ in range(5):
+        assert env.reset(seed=7) == first
+    assert env.reset(seed=8)[0] != first[0]
+
+
+def test_an_episode_with_the_reference_succeeds(env) -> None:
+    observation, info = env.reset(seed=3)
+    assert info["messages"] == [{"role": "user", "content": observation}]
+    assert [tool["function"]["name"] for tool in info["tools"]] == ["run", "edit", "submit"]
+    reference = env.unwrapped.task.secret["reference"]
+    observation, reward, terminated, truncated, info = env.step(f"run\n{reference}")
+    assert (observation, reward, terminated, truncated, info["success"]) == ("ok", 0.0, False, False, None)
+    _, reward, terminated, truncated, info = env.step("submit")
+    assert (reward, terminated, truncated) == (1.0, True, False)
+    assert type(terminated) is bool
+    assert info["success"] is True
+    assert info["stop_reason"] == "submitted"
+    with pytest.raises(gym.error.ResetNeeded):
+        env.step("submit")
+
+
+def test_a_wrong_program_shows_got_and_want_and_can_be_edited(env) -> None:
+    env.reset(seed=3)
+    task = env.unwrapped.task
+    observation = env.step("run\ndef f(x):\n    x = 5\n    return x")[0]
+    assert observation.startswith("f([")
+    assert "\ngot 5\nwant " in observation
+    observation = env.step("edit\nx = 5\nx = 6")[0]
+    assert observation.startswith("def f(x):\n    x = 6\n    return x\nf([")
+    assert env.step("edit\nno such\nthing")[0].startswith("error: no such line\ndef f(x):")
+    assert env.step(f"submit\n{task.secret['reference']}")[1] == 1.0
+
+
+def test_sessions_keep_state_and_output_is_shown(env) -> None:
+    env.reset(seed=3)
+    assert env.step("run\nvalue = 41\nprint('hello')")[0] == "hello"
+    assert env.step("run\nprint(value + 1)")[0] == "42"
+    assert env.step("run\n1 / 0")[0] == "ZeroDivisionError: division by zero"
+    env.reset(seed=3)
+    assert "NameError" in env.step("run\nprint(value + 1)")[0]
+
+
+def test_a_remembered_first_run_still_leaves_its_state_behind() -> None:
+    env = make_env("CodeSandbox-v0", levels=[1])
+    for _ in range(2):
+        env.reset(seed=12)
+        assert env.step("run\nstate = [1]\nprint(state)")[0] == "[1]"
+        assert env.step("run\nstate.append(2)\nprint(state)")[0] == "[1, 2]"
+    env.close()
+
+
+def test_malformed_text_is_an_observation(env) -> None:
+    env.reset(seed=3)
+    observation, reward, terminated, _, info = env.step("gibberish \x00 \ud800")
+    assert observation == info["parse_error"] == "error: say run, edit or submit"
+    assert (reward, terminated) == (0.0, False)
+    assert env.step("submit")[4]["parse_error"].startswith("error: there is no program")
+    assert "characters" in env.step("run\n" + "x" * 200_000)[4]["parse_error"]
+
+
+def test_running_out_of_turns_terminates_with_what_stands() -> None:
+    env = make_env("CodeSandbox-v0", levels=[1], max_turns=2)
+    env.reset(seed=1)
+    assert env.step("run\nprint(1)")[2] is False
+    _, reward, terminated, truncated, info = env.step("run\nprint(2)")
+    assert (reward, terminated, truncated, info["stop_reason"], info["success"]) == (
+        0.0,
+        True,
+        False,
+        "turn_limit",
+        False,
+    )
+    env.close()
+
+
+def test_several_calls_in_one_action_run_in_order(env) -> None:
+    env.reset(seed=3)
+    call = '<tool_call>{"name": "run", "arguments": {"code": "%s"}}</tool_call>'
+    assert env.step(call % "a = 1" + call % "print(a)")[0] == "(no output)\n1"
+
+
+def test_the_full_prompt_teaches_tools_budget_and_visible_tests() -> None:
+    env = make_env("CodeSandbox-v0", levels=[1])
+    observation, info = env.reset(seed=1)
+    assert [message["role"] for message in info["messages"]] == ["system", "user"]
+    for text in ("10 turns", "run(code)", "edit(old, new)", "submit([code])", "called f", '"expected"'):
+        assert text in observation
+    env.close()
+
+
+def test_a_died_sandbox_is_retried_once_with_the_earlier_programs_run_again(env) -> None:
+    runner = DyingRunner(0)
+    env.unwrapped.use_runner(runner)
+    env.reset(seed=1)
+    env.step("run\na = 1")
+    runner.times = 1
+    assert env.step("run\nprint(a)")[0] == "ran"
+    assert runner.ran == ["a = 1", "print(a)"]
+    assert env.unwrapped.telemetry.retries == 1
+
+
+def test_a_lasting_failure_is_raised_or_told_but_never_a_reward(env) -> None:
+    env.unwrapped.use_runner(DyingRunner(2))
+    env.reset(seed=1)
+    with pytest.raises(EnvironmentFailure, match="sandbox_died"):
+        env.step(f"submit\n{PROGRAM}")
+    told = make_env("CodeSandbox-v0", on_failure="info")
+    told.unwrapped.use_runner(DyingRunner(2))
+    told.reset(seed=1)
+    observation, reward, terminated, truncated, info = told.step(f"submit\n{PROGRAM}")
+    assert math.isnan(reward)
+    assert (observation, terminated, truncated, info["success"]) == ("", False, True, None)
+    assert info["failure"]["kind"] == "sandbox_died"
+    assert pickle.loads(pickle.dumps(info)) is not None
+    told.close()
+
+
+def test_reset_options_pick_task_and_split(env) -> None:
+    _, info = env.reset(seed=0, options={"task_id": "compose:heldout:1:5"})
+    assert info["task_id"] == "compose:heldout:1:5"
+    assert env.reset(seed=0, options={"split": "validation"})[1]["task_id"].startswith("compose:validation:2:")
+    with pytest.raises(ConfigError, match="did you mean 'task_id'"):
+        env.reset(options={"taskid": "x"})
+
+
+@pytest.mark.parametrize(
+    ("keywords", "said"),
+    [
+        ({"families": ["compos"]}, "did you mean 'compose'"),
+        ({"split": "test"}, "split='test'"),
+        ({"parser": "xml"}, "parser='xml'"),
+        ({"max_turns": 0}, "max_turns=0"),
+        ({"limits": {"memory_mb": 4}}, "memory_mib"),
+        ({"sandbox": "cloud"}, "sandbox='cloud'"),
+        ({"families": "compose"}, "families="),
+    ],
+)
+def test_wrong_keywords_are_one_line(keywords, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_env("CodeSandbox-v0", **keywords)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_ones_own_tasks(tmp_path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text(
+        '{"prompt": "Double x.", "entry_point": "double", "tests": [{"args": [2], "expected": 4}], '
+        '"hidden_tests": "assert double(5) == 10"}\n'
+    )
+    env = make_env("CodeSandbox-v0", tasks=str(path))
+    env.reset(seed=0)
+    assert env.step("submit\ndef double(x):\n    return 2 * x")[1] == 1.0
+    env.close()
+    path.write_text('{"prompt": "a", "entry_point": "f", "tests": []}\n{"prompt": "b"}\n')
+    with pytest.raises(TaskError, match="line 2: 'entry_point' is missing"):
+        make_env("CodeSandbox-v0", tasks=str(path))
+
+
+def test_rendering_is_a_transcript() -> None:
+    env = gym.make("CodeSandbox-v0", render_mode="ansi", levels=[1])
+    env.reset(seed=2)
+    env.step("run\nprint('seen')")
+    assert "print('seen')" in env.render()
+    assert "seen" in env.render()
+    env.close()

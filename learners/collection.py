@@ -39,6 +39,7 @@ class GroupCollector:
     def __call__(self, step: int) -> list[Group]:
         """Gives the groups of this step, in order of their number."""
         recipe, size = self._recipe, self._recipe.grpo.group_size
+        self._policy.weights_changed()
         specs: list[EpisodeSpec] = []
         for group in self._groups:
             seed = derive_seed(recipe.seed, "task", step, group) % 2**31

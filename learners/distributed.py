@@ -34,6 +34,7 @@ COLLECTIVE_TIMEOUT = timedelta(hours=6)
 """How long a process waits for its peers; they may be evaluating, and a dead peer is noticed at once."""
 KILL_AFTER_S = 5.0
 """When a process has failed, the others get this long to end by themselves."""
+_STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 _STOP_NOTE = "stopping at the end of this step; press Ctrl-C again to stop at once"
 
 
@@ -189,6 +190,16 @@ def _signals_as_flag() -> Iterator[_StopFlag]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Blocks the stop signals in this thread, and in processes that are started meanwhile until they unblock them."""
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
+
+
 class _Launcher:
     """The parent's side: starts the ranks, watches them, and ends them."""
 
@@ -209,7 +220,8 @@ class _Launcher:
                 args=(rank, processes, str(rendezvous), os.getpid(), self._stop, theirs, fn, args),
                 name=f"palaestra-rank-{rank}",
             )
-            process.start()
+            with _signals_held_back():  # until the rank can handle them: it would die of Ctrl-C while it imports
+                process.start()
             theirs.close()
             self._pipes[rank] = ours
             self._ranks.append(process)
@@ -279,6 +291,7 @@ def _rank_main(
     for number in (signal.SIGINT, signal.SIGTERM):
         # the parent hears Ctrl-C as well and decides; a SIGTERM to one rank alone asks all of them to stop
         signal.signal(number, lambda *_: setattr(stop, "value", 1))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
     report: tuple[float, BaseException | None, Any] = (0.0, None, None)
     try:
         dist.init_process_group(

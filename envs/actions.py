@@ -3,7 +3,8 @@
 Three forms are read:
 
 - `tool_call`: `<tool_call>{"name": "run", "arguments": {"code": "..."}}</tool_call>` (Hermes, Qwen), several in a row
-- `plain`: the tool's name on line one, its arguments below (one line each when there are several)
+- `plain`: the tool's name on line one, its arguments below: one line each when there are several, or separated by lines
+  of `---` when they are longer
 - `fenced`: a fenced code block, which is the first argument of the environment's first tool
 
 `auto` takes `tool_call` where its tag occurs, `plain` where line one begins with a tool's name, else `fenced`.
@@ -15,7 +16,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from ..core.errors import did_you_mean
 
@@ -100,10 +101,11 @@ def _tool_call(body: str, by_name: Mapping[str, Any]) -> Call:
         call: Any = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise ParseError(f"error: the tool call is not JSON ({error})") from None
-    if not isinstance(call, dict) or not isinstance(call.get("name"), str):
+    fields = cast(dict[str, Any], call) if isinstance(call, dict) else {}
+    if not isinstance(fields.get("name"), str):
         raise ParseError('error: a tool call needs "name" and "arguments"')
-    function = _function(call["name"], by_name)
-    arguments = call.get("arguments", {})
+    function = _function(fields["name"], by_name)
+    arguments: Any = fields.get("arguments", {})
     if isinstance(arguments, str):  # some models write the arguments as JSON text
         try:
             arguments = json.loads(arguments)
@@ -111,7 +113,7 @@ def _tool_call(body: str, by_name: Mapping[str, Any]) -> Call:
             raise ParseError("error: arguments must be a JSON object") from None
     if not isinstance(arguments, dict):
         raise ParseError("error: arguments must be a JSON object")
-    return Call(function["name"], _checked(function, arguments))
+    return Call(function["name"], _checked(function, cast(dict[str, Any], arguments)))
 
 
 def _plain(text: str, by_name: Mapping[str, Any]) -> Call:
@@ -167,13 +169,11 @@ def _function(name: str, by_name: Mapping[str, Any]) -> dict[str, Any]:
     return by_name[name]
 
 
-def _checked(function: dict[str, Any], arguments: dict[Any, Any]) -> dict[str, Any]:
+def _checked(function: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
     properties: dict[str, Any] = function["parameters"]["properties"]
     for name in arguments:
         if name not in properties:
-            raise ParseError(
-                f"error: {function['name']} has no argument {str(name)[:40]!r}; it takes {_listed(properties)}"
-            )
+            raise ParseError(f"error: {function['name']} has no argument {name[:40]!r}; it takes {_listed(properties)}")
     for name in function["parameters"].get("required", ()):
         if name not in arguments:
             raise ParseError(f"error: {function['name']} needs {name}")

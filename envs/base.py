@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import gymnasium as gym
 
@@ -28,6 +28,7 @@ from .tools import tools_of, usage
 OnFailure = Literal["raise", "info"]
 PromptStyle = Literal["full", "compact"]
 Info = dict[str, Any]
+Result = TypeVar("Result")
 NO_GRADE = Grade(reward=0.0, success=False, components={})
 
 
@@ -97,7 +98,7 @@ class ToolEnv(gym.Env[str, str]):
         load_tasks: Reads a task file (`options.tasks`).
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"]}
+    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012 (declared so by Gymnasium)
     can_fork: ClassVar[bool] = False
 
     def __init__(
@@ -184,14 +185,12 @@ class ToolEnv(gym.Env[str, str]):
         state = self._current
         if state.ended:
             raise gym.error.ResetNeeded("the episode has ended: call reset() before step()")
+        if not isinstance(action, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"an action is the model's text (str), not {type(action).__name__}")
         began = time.perf_counter()
         state.turns += 1
-        parse_error: str | None = None
         try:
-            try:
-                observation = self._perform(self._parse(action))
-            except ParseError as error:
-                parse_error = observation = str(error)
+            observation, parse_error = self._perform(action)
             terminated = state.grade is not None or state.turns >= self.options.max_turns
             if terminated and state.grade is None:
                 grade, reason = self._retried(self._grade), "turn_limit"
@@ -232,22 +231,29 @@ class ToolEnv(gym.Env[str, str]):
         number = seed if seed is not None else int(self.np_random.integers(0, 2**31))
         return tasks.task(number)
 
+    def _perform(self, action: str) -> tuple[str, str | None]:
+        """Runs an action's calls in order and gives what they answered, and what was malformed.
+
+        The first malformed call ends the action, and so does a submission: what follows them is not run.
+        """
+        texts: list[str] = []
+        try:
+            for call in self._parse(action):
+                method = cast(Callable[..., str], getattr(self, call.name))
+                texts.append(self._retried(lambda method=method, call=call: method(**call.arguments)))
+                if self._current.grade is not None:
+                    break
+        except ParseError as error:
+            return "\n".join([*texts, str(error)]), str(error)
+        return "\n".join(texts), None
+
     def _parse(self, action: str) -> list[Call]:
         if len(action) > self.options.max_chars:
             raise ParseError(f"error: the action has {len(action)} characters; {self.options.max_chars} are allowed")
         return parse_action(action, self.tools, self.options.parser)
 
-    def _perform(self, calls: Sequence[Call]) -> str:
-        """Runs the calls in order; what follows a submission is not run."""
-        texts: list[str] = []
-        for call in calls:
-            method = cast(Callable[..., str], getattr(self, call.name))
-            texts.append(self._retried(lambda method=method, call=call: method(**call.arguments)))
-            if self._current.grade is not None:
-                break
-        return "\n".join(texts)
-
-    def _retried(self, act: Callable[[], Any]) -> Any:
+    def _retried(self, act: Callable[[], Result]) -> Result:
+        """Acts, and once more when infrastructure fails: a tool changes its own state only after what may fail."""
         try:
             return act()
         except SandboxDied:

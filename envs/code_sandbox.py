@@ -7,50 +7,27 @@ is submitted is graded against hidden tests in other sessions, which the agent's
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import ConfigError, TaskError
+from ..core.errors import ConfigError
 from ..core.tasks import Task
 from ..rewards.base import Grade
 from ..sandboxes.base import Limits
 from .actions import ParseError
 from .base import EnvOptions, ToolEnv
-from .program_runner import Runner, SandboxRunner
+from .program_memory import ProgramMemory
+from .program_runner import Runner, RunReport, SandboxRunner, Verdict
+from .program_session import ProgramSession
 from .tasks.code import FAMILIES
+from .tasks.code.files import file_version, load_code_tasks
 from .tools import tool
 
-MEMORY = 20_000
-"""Verdicts and first runs that one environment process remembers."""
-
-
-class ProgramMemory:
-    """What identical programs on identical tasks gave before; a GRPO group repeats many of them.
-
-    Only pure results are kept: verdicts, which come from fresh sessions, and the first run of a program in a fresh
-    session. A program that draws random numbers gives the remembered result instead of a new draw, which is what a
-    seeded episode should do.
-    """
-
-    def __init__(self, size: int = MEMORY) -> None:
-        self._size = size
-        self._results: OrderedDict[tuple[str, str, str], Any] = OrderedDict()
-
-    def recall(self, kind: str, task_id: str, program: str, compute: Callable[[], Any]) -> Any:
-        """Gives the remembered result, or computes and remembers it."""
-        key = (kind, task_id, program)
-        if key in self._results:
-            self._results.move_to_end(key)
-            return self._results[key]
-        result = self._results[key] = compute()
-        if len(self._results) > self._size:
-            self._results.popitem(last=False)
-        return result
-
-
-_MEMORY = ProgramMemory()
+MAX_SHOWN = 2000
+"""Characters of output that an agent reads per run."""
+_RUNS: ProgramMemory[RunReport] = ProgramMemory()
+_VERDICTS: ProgramMemory[Verdict] = ProgramMemory()
 
 
 class CodeSandboxEnv(ToolEnv):
@@ -60,7 +37,8 @@ class CodeSandboxEnv(ToolEnv):
         families: `compose` (default), `repair`.
         levels: Levels to draw from; one that is listed twice is drawn twice as often. None: all.
         split: `"train"`, `"validation"` or `"heldout"`.
-        tasks: Path of a JSON-lines file of your own: `{"prompt", "entry_point", "tests", "hidden_tests"}` per line.
+        tasks: Path of a JSON-lines file of your own: `{"prompt", "entry_point", "tests", "hidden_tests"}` per line; see
+            `palaestra.envs.tasks.code.files`.
         sandbox: `"local"` or `"docker"`.
         isolation: `"auto"`, or a mode by name; see `palaestra.sandboxes`.
         image: Container image, for `sandbox="docker"`.
@@ -70,7 +48,7 @@ class CodeSandboxEnv(ToolEnv):
         parser: `"auto"`, `"tool_call"`, `"fenced"` or `"plain"`.
         prompt_style: `"full"` teaches the tools and the budget; `"compact"` shows the task's sentence alone.
         on_failure: `"raise"` or `"info"`.
-        reuse_results: Remember what identical programs gave on the same task (see `ProgramMemory`).
+        reuse_results: Remember what identical programs gave on the same task (see `palaestra.envs.program_memory`).
         render_mode: None or `"ansi"`.
 
     Raises:
@@ -111,16 +89,16 @@ class CodeSandboxEnv(ToolEnv):
         if sandbox not in ("local", "docker"):
             raise ConfigError(f"sandbox={sandbox!r}: must be 'local' or 'docker'")
         super().__init__(options, FAMILIES, load_code_tasks)
-        self._runner: Runner = SandboxRunner(sandbox, isolation, image, Limits.from_mapping(limits or {}))
-        self._memory = _MEMORY if reuse_results else None
+        runner = SandboxRunner(sandbox, isolation, image, Limits.from_mapping(limits or {}))
+        memories = (_RUNS, _VERDICTS) if reuse_results else (None, None)
+        source = None if tasks is None else file_version(Path(tasks))
+        self._session = ProgramSession(runner, *memories, source=source)
         self._program: str | None = None
-        self._ran: list[str] = []
-        self._unsent: list[str] = []
 
     def use_runner(self, runner: Runner) -> None:
-        """Replaces what runs programs: tests and demonstrations inject one; results are not remembered across."""
-        self._runner.close()
-        self._runner, self._memory = runner, None
+        """Replaces what runs programs, for tests and demonstrations; its results are not remembered."""
+        self._session.close()
+        self._session = ProgramSession(runner)
 
     # ------------------------------------------------------------------------------------------------ tools
     @tool
@@ -130,8 +108,9 @@ class CodeSandboxEnv(ToolEnv):
         Args:
             code: The program.
         """
+        report = self._session.run(self.task, code)
         self._program = code
-        return self._execute(code)
+        return self._shown(report)
 
     @tool
     def edit(self, old: str, new: str) -> str:
@@ -146,9 +125,10 @@ class CodeSandboxEnv(ToolEnv):
         edited = replaced(self._program, old, new)
         if edited is None:
             return f"error: no such line\n{self._program}"
+        report = self._session.run(self.task, edited)
         self._program = edited
-        text = self._execute(edited)
-        return text if text == "ok" else f"{edited}\n{text}"
+        text = self._shown(report)
+        return text if report.passed else f"{edited}\n{text}"
 
     @tool
     def submit(self, code: str = "") -> str:
@@ -160,73 +140,54 @@ class CodeSandboxEnv(ToolEnv):
         program = code or self._program
         if not program:
             raise ParseError("error: there is no program yet; run one, or submit one")
-        task = self.task
-        passed = self._recalled(
-            "grade",
-            program,
-            lambda: self._runner.grade(
-                program, task.public["entry_point"], task.secret["tests"], task.public.get("prelude", "")
-            ),
-        )
-        self._submit(Grade(reward=float(passed), success=passed, components={"hidden_tests": float(passed)}))
+        passed = self._session.grade(self.task, program).passed
+        self._submit(_hidden_tests_grade(passed))
         return "passed the hidden tests" if passed else "failed the hidden tests"
 
     # ---------------------------------------------------------------------------------------------- ToolEnv
     def _start(self, task: Task) -> None:
-        self._runner.reset()
+        self._session.start()
         self._program = task.public.get("program")
-        self._ran, self._unsent = [], []
 
     def _recover(self) -> None:
-        """A fresh session, into which everything that ran so far is run again."""
-        self._runner.reset()
-        self._unsent = list(self._ran)
+        self._session.recover()
+
+    def _grade(self) -> Grade:
+        return _hidden_tests_grade(False)  # submitting ends the episode, so nothing stands when turns run out
 
     def _instructions(self, task: Task) -> str:
-        shown = json.dumps(list(task.public["tests"]), separators=(",", ":"))
-        return f"The function is called {task.public['entry_point']}. Visible tests: {shown}"
+        name = f"The function is called {task.public['entry_point']}."
+        tests = list(task.public["tests"])
+        return f"{name} Visible tests: {json.dumps(tests, separators=(',', ':'))}" if tests else name
 
     def close(self) -> None:
         """Closes the sandbox session."""
-        self._runner.close()
+        self._session.close()
         super().close()
 
-    # -------------------------------------------------------------------------------------------- internals
-    def _execute(self, program: str) -> str:
-        """Runs a program; the first one of an episode may be remembered and is then run only if another follows."""
-        if not self._ran and self._memory is not None:
-            text = self._recalled("run", program, lambda: self._send(program))
-            if not self._sent(program):
-                self._unsent.append(program)
-        else:
-            for earlier in self._unsent:
-                self._run_in_session(earlier)
-            self._unsent = []
-            text = self._run_in_session(program)
-        self._ran.append(program)
+    def _shown(self, report: RunReport) -> str:
+        """A report as the agent reads it: what was printed, then the failure or the verdict of the visible tests."""
+        full = self.options.prompt_style == "full"
+        failure = (report.traceback if full else "") or report.error
+        notice = "the next run starts in a fresh session" if report.session_lost else ""
+        parts = (shortened(report.output), shortened(failure), notice, report.verdict)
+        return "\n".join(part for part in parts if part) or "(no output)"
+
+
+def _hidden_tests_grade(passed: bool) -> Grade:
+    return Grade(reward=float(passed), success=passed, components={"hidden_tests": float(passed)})
+
+
+def shortened(text: str) -> str:
+    """The text, or its head and tail when it is longer than `MAX_SHOWN`."""
+    if len(text) <= MAX_SHOWN:
         return text
-
-    def _send(self, program: str) -> str:
-        self._last_sent = program
-        return self._run_in_session(program)
-
-    def _sent(self, program: str) -> bool:
-        sent, self._last_sent = self._last_sent, None
-        return sent == program
-
-    _last_sent: str | None = None
-
-    def _run_in_session(self, program: str) -> str:
-        return self._runner.run(program, self.task.public["entry_point"], self.task.public["tests"])
-
-    def _recalled(self, kind: str, program: str, compute: Callable[[], Any]) -> Any:
-        if self._memory is None:
-            return compute()
-        return self._memory.recall(kind, self.task.task_id, program, compute)
+    half = MAX_SHOWN // 2
+    return f"{text[:half]}\n[... {len(text) - MAX_SHOWN} characters left out ...]\n{text[-half:]}"
 
 
 def replaced(program: str, old: str, new: str) -> str | None:
-    """The program with one line replaced (its indentation is kept), or one unique passage; None if `old` is not there."""
+    """The program with one line (its indentation stays) or one unique passage replaced; None if `old` is not there."""
     if not old.strip():
         return None
     lines = program.split("\n")
@@ -237,42 +198,3 @@ def replaced(program: str, old: str, new: str) -> str | None:
             lines[number] = "\n".join([indent + first.strip(), *others])
             return "\n".join(lines)
     return program.replace(old, new, 1) if program.count(old) == 1 else None
-
-
-def load_code_tasks(path: Path) -> list[Task]:
-    """Reads a user's own tasks, one JSON object a line.
-
-    Raises:
-        TaskError: The file cannot be read, or a line is wrong; the message names the line.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise TaskError(f"cannot read tasks {path}: {error.strerror}") from error
-    tasks = [_code_task(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    if not tasks:
-        raise TaskError(f"{path} holds no tasks")
-    return tasks
-
-
-def _code_task(path: Path, number: int, line: str) -> Task:
-    try:
-        row: Any = json.loads(line)
-    except ValueError as error:
-        raise TaskError(f"{path}, line {number}: not JSON ({error})") from error
-    if not isinstance(row, dict):
-        raise TaskError(f"{path}, line {number}: expected a JSON object")
-    for name in ("prompt", "entry_point", "tests"):
-        if name not in row:
-            raise TaskError(f"{path}, line {number}: {name!r} is missing")
-    hidden = row.get("hidden_tests", row["tests"])
-    visible = row["tests"] if isinstance(row["tests"], list) else []
-    return Task(
-        task_id=str(row.get("task_id", f"{path.stem}:{number}")),
-        family=str(row.get("family", path.stem)),
-        split="train",
-        level=int(row.get("level", 1)),
-        prompt=str(row["prompt"]),
-        public={"entry_point": str(row["entry_point"]), "tests": visible, "prelude": str(row.get("prelude", ""))},
-        secret={"tests": hidden, "reference": row.get("reference", "")},
-    )

@@ -10,53 +10,106 @@ import contextlib
 import functools
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import CodeType
 from typing import Any, Protocol
 
-from ..core.errors import SandboxDied
+from ..core.errors import SandboxDied, SandboxUnavailable
 from ..rewards.execution import grade_code
 from ..sandboxes.base import ExecResult, ExecStatus, Limits, Sandbox
+from ..sandboxes.jail.values import same
 from ..sandboxes.opening import open_sandbox
 
 Case = Mapping[str, Any]
-MAX_SHOWN = 2000
-"""Characters of output that an agent reads per run."""
+REPEATABLE = (ExecStatus.OK, ExecStatus.ERROR, "load_error")
+"""Statuses that depend on the program alone, not on how busy the machine was."""
+_MARK = "\x1e"
+"""Parts what the tested function printed from the verdict."""
 
 VISIBLE_TESTS = '''
 def __show_tests(entry_point, cases):
-    """The first failing case as got/want, or "ok"."""
+    """The first failing case as got/want, or "ok"; empty when there is nothing to test."""
     import json
     compact = json.JSONEncoder(separators=(",", ":"), default=repr).encode
     function = globals().get(entry_point)
-    if function is None:
+    if function is None or not cases:
         return ""
     for case in cases:
         call = f"{entry_point}({','.join(map(compact, case['args']))})"
+        call = call if len(call) <= 200 else call[:197] + "..."
         want = compact(case["expected"])
         try:
             got = compact(function(*json.loads(json.dumps(case["args"]))))
-        except BaseException as error:
-            return f"{call}\\n{type(error).__name__}: {error}"[:80]
+        except (Exception, SystemExit) as error:
+            return f"{call}\\n{type(error).__name__}: {error}"[:max(80, len(call) + 60)]
         if got != want:
-            return f"{call}\\ngot {got[:60]}\\nwant {want}"
+            return f"{call}\\ngot {got[:60]}\\nwant {want[:200]}"
     return "ok"
 '''
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunReport:
+    """What a run of a program gave.
+
+    Example: `RunReport(output="hello", verdict="f([1])\\ngot 2\\nwant 1")`.
+    """
+
+    output: str = ""
+    """What was printed."""
+    error: str = ""
+    """One line, when the program itself failed; visible tests did not run then."""
+    traceback: str = ""
+    """The same failure at full length, where there is more to say."""
+    verdict: str = ""
+    """`ok`, or the first visible test that failed; empty when there was nothing to test."""
+    session_lost: bool = False
+    """The program ended its session; the next one runs in a fresh session."""
+    repeatable: bool = True
+    """Whether the same program in the same state would give the same report on any machine."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether all visible tests passed."""
+        return self.verdict == "ok"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Whether a program passed the hidden tests."""
+
+    passed: bool
+    repeatable: bool = True
+    """See `RunReport.repeatable`."""
 
 
 class Runner(Protocol):
     """What an environment needs to run programs of one episode."""
 
-    def run(self, program: str, entry_point: str, tests: Sequence[Case]) -> str:
-        """Runs a program in the agent's session and gives its output and the first failing visible test."""
+    @property
+    def scope(self) -> Hashable | None:
+        """Equal for runners that give equal reports; None when reports must not be reused."""
         ...
 
-    def grade(self, program: str, entry_point: str, tests: Sequence[Case] | str, prelude: str) -> bool:
-        """Whether the program passes hidden tests, outside the agent's session."""
+    def run(self, program: str, entry_point: str, tests: Sequence[Case]) -> RunReport:
+        """Runs a program in the agent's session, then the visible tests on what it defined.
+
+        Raises:
+            SandboxDied: Infrastructure failed; what the session held is lost.
+        """
+        ...
+
+    def grade(self, program: str, entry_point: str, tests: Sequence[Case] | str, prelude: str) -> Verdict:
+        """Grades a program with hidden tests, outside the agent's session.
+
+        Raises:
+            SandboxDied: Infrastructure failed; there is no verdict.
+        """
         ...
 
     def reset(self) -> None:
-        """Forgets the agent's session."""
+        """Forgets the agent's session; the next run gets a fresh one."""
         ...
 
     def close(self) -> None:
@@ -65,40 +118,54 @@ class Runner(Protocol):
 
 
 class SandboxRunner:
-    """Programs run in a sandbox session, which is opened when it is first needed."""
+    """Programs run in a sandbox session, which is opened when it is first needed.
+
+    Args:
+        backend: See `open_sandbox`.
+        isolation: See `open_sandbox`.
+        image: See `open_sandbox`.
+        limits: Of each run. A grading may use `timeout_s` of CPU time (and twice that of wall-clock time), so that a
+            slow machine changes no verdict.
+    """
 
     def __init__(self, backend: str, isolation: str, image: str | None, limits: Limits) -> None:
         self._backend, self._isolation, self._image, self._limits = backend, isolation, image, limits
+        self._grading_limits = replace(limits, cpu_s=limits.cpu_s or limits.timeout_s, timeout_s=2 * limits.timeout_s)
         self._session: Sandbox | None = None
+        self._has_worked = False
 
-    def run(self, program: str, entry_point: str, tests: Sequence[Case]) -> str:
-        """See `Runner.run`; raises `SandboxDied` when the sandbox itself fails."""
-        if self._session is None:
-            self._session = open_sandbox(
-                self._backend, isolation=self._isolation, image=self._image, limits=self._limits
-            )
-        result = self._checked(self._session.exec(program))
-        if result.status is not ExecStatus.OK:
-            return shown(result.stdout, failure_text(result))
-        call = f"print(__show_tests({entry_point!r}, {list(map(dict, tests))!r})); del __show_tests"
-        checked = self._checked(self._session.exec(f"{VISIBLE_TESTS}\n{call}"))
-        verdict = checked.stdout.strip("\n") if checked.status is ExecStatus.OK else failure_text(checked)
-        return shown(result.stdout, verdict)
+    @property
+    def scope(self) -> Hashable | None:
+        """See `Runner.scope`."""
+        return self._backend, self._isolation, self._image, self._limits
 
-    def grade(self, program: str, entry_point: str, tests: Sequence[Case] | str, prelude: str) -> bool:
+    def run(self, program: str, entry_point: str, tests: Sequence[Case]) -> RunReport:
+        """See `Runner.run`; two round trips."""
+        ran = self._exec(program)
+        if ran.status is not ExecStatus.OK:
+            return self._failed_report(ran, ran.stdout)
+        call = f"print({_MARK!r} + __show_tests({entry_point!r}, {list(map(dict, tests))!r})); del __show_tests"
+        tested = self._exec(f"{VISIBLE_TESTS}\n{call}")
+        printed, _, verdict = tested.stdout.rpartition(_MARK)
+        if tested.status is not ExecStatus.OK:
+            return self._failed_report(tested, ran.stdout + tested.stdout)
+        return RunReport(output=(ran.stdout + printed).strip("\n"), verdict=verdict.strip("\n"))
+
+    def grade(self, program: str, entry_point: str, tests: Sequence[Case] | str, prelude: str) -> Verdict:
         """See `Runner.grade`."""
-        report = grade_code(
-            program,
-            tests,
-            entry_point=entry_point,
-            prelude=prelude,
-            limits=self._limits,
-            sandbox=self._backend,
-            isolation=self._isolation,
-            image=self._image,
-            stop_at_first_failure=True,
-        )
-        return report.passed
+        with self._restarts_are_failures():
+            report = grade_code(
+                program,
+                tests,
+                entry_point=entry_point,
+                prelude=prelude,
+                limits=self._grading_limits,
+                sandbox=self._backend,
+                isolation=self._isolation,
+                image=self._image,
+                stop_at_first_failure=True,
+            )
+        return Verdict(passed=report.passed, repeatable=report.status in REPEATABLE)
 
     def reset(self) -> None:
         """Closes the session; the next run opens a fresh one."""
@@ -110,13 +177,40 @@ class SandboxRunner:
             self._session.close()
             self._session = None
 
-    def _checked(self, result: ExecResult) -> ExecResult:
+    def _exec(self, code: str) -> ExecResult:
+        with self._restarts_are_failures():
+            if self._session is None:
+                self._session = open_sandbox(
+                    self._backend, isolation=self._isolation, image=self._image, limits=self._limits
+                )
+            result = self._session.exec(code)
         if result.status is ExecStatus.SANDBOX_DIED:
             self._session = None
             raise SandboxDied(result.message or "the sandbox died")
-        if result.status is ExecStatus.DEAD or (self._session is not None and not self._session.alive):
-            self.close()  # the agent's code ended its session: the next run gets a fresh one
         return result
+
+    @contextlib.contextmanager
+    def _restarts_are_failures(self) -> Any:
+        """A sandbox that cannot start is the user's to fix; one that worked and cannot start again has failed."""
+        try:
+            yield
+        except SandboxUnavailable as error:
+            if self._has_worked:
+                raise SandboxDied(str(error)) from error
+            raise
+        self._has_worked = True
+
+    def _failed_report(self, result: ExecResult, output: str) -> RunReport:
+        lost = result.status is ExecStatus.DEAD or (self._session is not None and not self._session.alive)
+        if lost:
+            self.close()
+        return RunReport(
+            output=output.strip("\n"),
+            error=failure_text(result),
+            traceback=result.stderr.strip("\n") if result.status is ExecStatus.ERROR else "",
+            session_lost=lost,
+            repeatable=result.status in REPEATABLE,
+        )
 
 
 @functools.lru_cache(maxsize=10_000)
@@ -127,29 +221,35 @@ def _compiled(program: str) -> CodeType:
 class InProcessRunner:
     """Runs programs that our own templates wrote in this process; never give it a model's."""
 
+    scope: Hashable | None = None
+
     def __init__(self) -> None:
         self._globals: dict[str, Any] = {}
 
-    def run(self, program: str, entry_point: str, tests: Sequence[Case]) -> str:
+    def run(self, program: str, entry_point: str, tests: Sequence[Case]) -> RunReport:
         """See `Runner.run`."""
-        output = io.StringIO()
-        try:
-            with contextlib.redirect_stdout(output):
+        output, verdict, failure = io.StringIO(), "", ""
+        with contextlib.redirect_stdout(output):
+            try:
                 exec(_compiled(program), self._globals)
-        except Exception as error:
-            return shown(output.getvalue(), f"{type(error).__name__}: {error}")
-        exec(_compiled(VISIBLE_TESTS), self._globals)
-        return shown(output.getvalue(), self._globals["__show_tests"](entry_point, tests))
+                exec(_compiled(VISIBLE_TESTS), self._globals)
+                verdict = self._globals.pop("__show_tests")(entry_point, tests)
+            except Exception as error:
+                failure = f"{type(error).__name__}: {error}"
+        return RunReport(output=output.getvalue().strip("\n"), error=failure, verdict=verdict)
 
-    def grade(self, program: str, entry_point: str, tests: Sequence[Case] | str, prelude: str) -> bool:
-        """See `Runner.grade`; data tests only."""
+    def grade(self, program: str, entry_point: str, tests: Sequence[Case] | str, prelude: str) -> Verdict:
+        """See `Runner.grade`."""
         names: dict[str, Any] = {}
+        if isinstance(tests, str):
+            raise TypeError("only data tests can be graded in this process")
         try:
+            exec(_compiled(prelude), names)
             exec(_compiled(program), names)
-            cases = [] if isinstance(tests, str) else tests
-            return all(names[entry_point](*json.loads(json.dumps(case["args"]))) == case["expected"] for case in cases)
+            passed = all(same(names[entry_point](*_copied(case["args"])), case["expected"]) for case in tests)
         except Exception:
-            return False
+            passed = False
+        return Verdict(passed=passed)
 
     def reset(self) -> None:
         """Forgets everything that programs defined."""
@@ -159,18 +259,14 @@ class InProcessRunner:
         """Nothing to close."""
 
 
+def _copied(arguments: Sequence[Any]) -> list[Any]:
+    """Arguments of a call that a function may change without changing the test."""
+    return json.loads(json.dumps(arguments))
+
+
 def failure_text(result: ExecResult) -> str:
     """What went wrong, in one line: the last line of a traceback, or the status's own message."""
     if result.status is ExecStatus.ERROR:
         lines = result.stderr.strip().splitlines()
         return lines[-1][:200] if lines else f"exit status {result.exit_status}"
     return result.message or f"error: {result.status}"
-
-
-def shown(output: str, verdict: str) -> str:
-    """Output and verdict as the agent reads them; long output keeps its head and tail."""
-    output = output.rstrip("\n")
-    if len(output) > MAX_SHOWN:
-        half = MAX_SHOWN // 2
-        output = f"{output[:half]}\n[... {len(output) - MAX_SHOWN} characters left out ...]\n{output[-half:]}"
-    return "\n".join(part for part in (output, verdict) if part) or "(no output)"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
+from gymnasium.envs.registration import load_env_creator
 from gymnasium.error import Error as GymnasiumError
 from gymnasium.error import UnregisteredEnv
 
@@ -20,7 +22,7 @@ def register_ids() -> None:
     """Registers the ids; may be called twice."""
     for env_id, entry_point in IDS.items():
         if env_id not in gym.registry:
-            gym.register(
+            gym.register(  # pyright: ignore[reportUnknownMemberType]
                 id=env_id,
                 entry_point=entry_point,
                 vector_entry_point=_vector_maker(env_id),
@@ -41,7 +43,7 @@ def make_env(env_id: str, **kwargs: Any) -> Any:
     except (UnregisteredEnv, ModuleNotFoundError) as error:
         raise ConfigError(f"no environment {env_id!r}{did_you_mean(env_id, IDS)} (or module:Id-v0)") from error
     except TypeError as error:
-        raise ConfigError(f"{env_id}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{env_id}: {_type_error_text(env_id, kwargs, error)}") from error
     except GymnasiumError as error:
         raise ConfigError(f"{env_id}: {error}") from error
 
@@ -49,6 +51,18 @@ def make_env(env_id: str, **kwargs: Any) -> Any:
 def make_vector_env(env_id: str, num_envs: int, *, workers: int | None = None, **kwargs: Any) -> ToolVectorEnv:
     """Makes `num_envs` environments that step without lockstep; see `ToolVectorEnv`."""
     return ToolVectorEnv([lambda: make_env(env_id, **kwargs) for _ in range(num_envs)], workers=workers)
+
+
+def _type_error_text(env_id: str, kwargs: dict[str, Any], error: TypeError) -> str:
+    """Names an unknown keyword and its nearest valid neighbour; else the error's own first line."""
+    spec = gym.registry.get(env_id.partition(":")[2] or env_id)
+    if spec is not None and spec.entry_point is not None:
+        creator: Any = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+        names = list(inspect.signature(creator).parameters)
+        for name in kwargs:
+            if name not in names and repr(name) in str(error):
+                return f"unknown keyword {name!r}{did_you_mean(name, names)}"
+    return str(error).splitlines()[0]
 
 
 def _vector_maker(env_id: str) -> Callable[..., ToolVectorEnv]:

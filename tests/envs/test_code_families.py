@@ -3,7 +3,8 @@ import sys
 
 import pytest
 
-from palaestra.agents.scripted.bounds import null_agents
+from palaestra.agents.evaluation import EvalOptions, evaluate_scripted
+from palaestra.agents.scripted import null_agent_names
 from palaestra.core.tasks import SPLITS, TaskError, TaskSet
 from palaestra.envs.program_runner import InProcessRunner
 from palaestra.envs.tasks.code import FAMILIES
@@ -14,7 +15,7 @@ FAMILY_LEVELS = [(name, level) for name, family in FAMILIES.items() for level in
 
 
 def graded(task, program: str) -> bool:
-    return RUNNER.grade(program, task.public["entry_point"], task.secret["tests"], "")
+    return RUNNER.grade(program, task.public["entry_point"], task.secret["tests"], "").passed
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -90,14 +91,10 @@ def test_hidden_inputs_are_not_the_visible_ones() -> None:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_null_agents_score_at_most_two_percent(name: str) -> None:
-    tasks = TaskSet(split="heldout", families=(FAMILIES[name],)).tasks(400, seed=9)
-    wins: dict[str, int] = {}
-    for task in tasks:
-        for agent, scripted in null_agents(task).items():
-            action = scripted.act(task.prompt, {})
-            program = action.partition("\n")[2] if action.startswith("submit\n") else task.public.get("program", "")
-            wins[agent] = wins.get(agent, 0) + graded(task, program)
-    assert max(wins.values()) <= 8, wins
+    """In the real environment: the test reader looks through the memory of the process that it is graded in."""
+    for agent in null_agent_names(name):
+        options = EvalOptions(n=150, seed=9, families=(name,))
+        assert evaluate_scripted(agent, "CodeSandbox-v0", options).success <= 0.02, agent
 
 
 def test_bad_levels_and_ids_are_named() -> None:

@@ -6,6 +6,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from palaestra.core.errors import ConfigError, EnvironmentFailure, SandboxDied, TaskError
+from palaestra.envs.program_runner import RunReport, Verdict
 from palaestra.envs.registration import make_env
 
 PROGRAM = "def f(x):\n    return x"
@@ -21,17 +22,19 @@ def env():
 class DyingRunner:
     """Dies the first `times` times that it is asked to run or grade."""
 
+    scope = None
+
     def __init__(self, times: int) -> None:
         self.times, self.ran = times, []
 
-    def run(self, program, entry_point, tests) -> str:
+    def run(self, program, entry_point, tests) -> RunReport:
         self._maybe_die()
         self.ran.append(program)
-        return "ran"
+        return RunReport(output="ran")
 
-    def grade(self, program, entry_point, tests, prelude) -> bool:
+    def grade(self, program, entry_point, tests, prelude) -> Verdict:
         self._maybe_die()
-        return True
+        return Verdict(passed=True)
 
     def reset(self) -> None:
         self.ran = []
@@ -205,7 +208,7 @@ def test_a_file_of_ones_own_tasks(tmp_path) -> None:
     env.reset(seed=0)
     assert env.step("submit\ndef double(x):\n    return 2 * x")[1] == 1.0
     env.close()
-    path.write_text('{"prompt": "a", "entry_point": "f", "tests": []}\n{"prompt": "b"}\n')
+    path.write_text('{"prompt": "a", "entry_point": "f", "tests": "assert f()"}\n{"prompt": "b"}\n')
     with pytest.raises(TaskError, match="line 2: 'entry_point' is missing"):
         make_env("CodeSandbox-v0", tasks=str(path))
 

@@ -1,0 +1,92 @@
+"""An agent's session over one episode: which programs make up its state, and which of them have really run.
+
+The first program of a fresh session may be answered from memory; it then runs only if another one follows, so that the
+session's state is always what it would have been. After a failure of infrastructure everything runs again in a fresh
+session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from ..core.tasks import Task
+from .program_memory import ProgramMemory
+from .program_runner import Runner, RunReport, Verdict
+
+
+class ProgramSession:
+    """Runs and grades programs of one environment.
+
+    Args:
+        runner: What executes programs.
+        runs: Memory of first runs, shared by all environments of a process; None = every program runs.
+        verdicts: Memory of verdicts, or None.
+        source: Where fixed tasks come from; part of what makes a task the same task.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        runs: ProgramMemory[RunReport] | None = None,
+        verdicts: ProgramMemory[Verdict] | None = None,
+        source: Hashable = None,
+    ) -> None:
+        self._runner = runner
+        reusable = runner.scope is not None
+        self._runs, self._verdicts = (runs, verdicts) if reusable else (None, None)
+        self._scope = (runner.scope, source)
+        self._state: list[str] = []
+        """Programs that made the session's state, in order."""
+        self._unsent: list[str] = []
+        """Those of them that the runner has not seen yet."""
+
+    def start(self) -> None:
+        """Begins an episode; touches no sandbox until a program runs."""
+        self._runner.reset()
+        self._state, self._unsent = [], []
+
+    def recover(self) -> None:
+        """After a failure of infrastructure: the next program finds a fresh session in the state that was lost."""
+        self._runner.reset()
+        self._unsent = list(self._state)
+
+    def run(self, task: Task, program: str) -> RunReport:
+        """Runs a program and the visible tests; raises `SandboxDied` like the runner, and can then be called again."""
+        key = (self._scope, task.task_id, program)
+        known = self._runs.get(key) if self._runs is not None and not self._state else None
+        if known is not None:
+            report = known
+            self._unsent = [program]
+        else:
+            self._catch_up(task)
+            report = self._send(task, program)
+            if self._runs is not None and not self._state and report.repeatable:
+                self._runs.put(key, report)
+        self._state.append(program)
+        if report.session_lost:
+            self._state, self._unsent = [], []
+        return report
+
+    def grade(self, task: Task, program: str) -> Verdict:
+        """Grades a program with the hidden tests; the agent's session has no part in it."""
+        key = (self._scope, task.task_id, program)
+        verdict = self._verdicts.get(key) if self._verdicts is not None else None
+        if verdict is None:
+            public = task.public
+            tests, prelude = task.secret["tests"], public.get("prelude", "")
+            verdict = self._runner.grade(program, public["entry_point"], tests, prelude)
+            if self._verdicts is not None and verdict.repeatable:
+                self._verdicts.put(key, verdict)
+        return verdict
+
+    def close(self) -> None:
+        """Ends the runner's session; may be called twice."""
+        self._runner.close()
+
+    def _catch_up(self, task: Task) -> None:
+        for earlier in self._unsent:
+            self._send(task, earlier)
+        self._unsent = []
+
+    def _send(self, task: Task, program: str) -> RunReport:
+        return self._runner.run(program, task.public["entry_point"], task.public["tests"])

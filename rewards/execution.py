@@ -2,6 +2,9 @@
 
 Data tests: the solution runs alone in a fresh session and is sent inputs only; its answers come back as plain built-in
 values and are compared here, on the trusted side. All calls of one grading cross in one round trip.
+
+Tests as source text: they run in a second session, against a stub whose calls cross to the solution's session (see
+`sandboxes.jail.stub`).
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.errors import SandboxDied, TaskError
-from ..sandboxes.base import ExecStatus, FunctionAnswers, FunctionCaller, Limits, check_backend
+from ..sandboxes.base import CodeRunner, ExecStatus, FunctionAnswers, Limits, TestsOutcome, check_backend
 from ..sandboxes.jail.values import same
 
 _REPR_LENGTH = 300
@@ -28,6 +31,7 @@ class TestFailure:
 
     index: int
     args_repr: str
+    """The arguments; for tests as source text, the test's first line."""
     got_repr: str
     want_repr: str
     error: str
@@ -56,7 +60,7 @@ def grade_code(
     entry_point: str,
     prelude: str = "",
     limits: Limits | None = None,
-    sandbox: str | FunctionCaller = "local",
+    sandbox: str | CodeRunner = "local",
     isolation: str = "auto",
     image: str | None = None,
     stop_at_first_failure: bool = False,
@@ -65,11 +69,12 @@ def grade_code(
 
     Args:
         solution: Untrusted source that defines `entry_point`.
-        tests: Data tests `[{"args": [...], "expected": ...}, ...]`.
+        tests: Data tests `[{"args": [...], "expected": ...}, ...]`, or source text with asserts, `test_...` functions
+            or `check(candidate)`.
         entry_point: Name of the function under test.
         prelude: The task's own trusted source (helpers, imports), loaded before the solution.
         limits: What the solution may use; `timeout_s` is for all tests together.
-        sandbox: Backend, or an object that calls functions (a `TrustedSandbox`, for programs of our own).
+        sandbox: Backend, or a runner object (a `TrustedSandbox`, for programs of our own).
         isolation: See `open_sandbox`.
         image: See `open_sandbox`.
         stop_at_first_failure: Report no failure after the first.
@@ -79,26 +84,26 @@ def grade_code(
         SandboxUnavailable: This machine cannot isolate code that way.
         TaskError: A test is malformed.
     """
-    caller = _caller(sandbox, isolation, image, limits) if isinstance(sandbox, str) else sandbox
+    runner = _runner(sandbox, isolation, image, limits) if isinstance(sandbox, str) else sandbox
     sources = [prelude, solution] if prelude else [solution]
     if isinstance(tests, str):
-        raise TaskError("tests: string tests are not supported yet")
+        return _report(runner.run_tests(sources, entry_point, tests, prelude, stop_at_first_failure))
     try:
         calls = [list(test["args"]) for test in tests]
         wanted = [test["expected"] for test in tests]
     except (KeyError, TypeError) as error:
         raise TaskError('tests: each must be {"args": [...], "expected": ...}') from error
-    given = caller.call_function(sources, entry_point, calls, stop_at_first_failure)
+    given = runner.call_function(sources, entry_point, calls, stop_at_first_failure)
     if given.status is ExecStatus.SANDBOX_DIED:
         raise SandboxDied(given.message)
     return _compare(given, calls, wanted, stop_at_first_failure)
 
 
-def _caller(backend: str, isolation: str, image: str | None, limits: Limits | None) -> FunctionCaller:
+def _runner(backend: str, isolation: str, image: str | None, limits: Limits | None) -> CodeRunner:
     check_backend(backend, isolation, image)
-    from ..sandboxes.local import LocalCaller  # the jail's client is loaded when it is needed
+    from ..sandboxes.local import LocalRunner  # the jail's client is loaded when it is needed
 
-    return LocalCaller(isolation, limits)
+    return LocalRunner(isolation, limits)
 
 
 def _compare(given: FunctionAnswers, calls: list[list[Any]], wanted: list[Any], stop: bool) -> GradeReport:
@@ -128,6 +133,24 @@ def _compare(given: FunctionAnswers, calls: list[list[Any]], wanted: list[Any], 
         status=status,
         seconds=given.seconds,
         message=given.load_error or given.message,
+    )
+
+
+def _report(outcome: TestsOutcome) -> GradeReport:
+    if outcome.status is ExecStatus.SANDBOX_DIED:
+        raise SandboxDied(outcome.message)
+    status = "load_error" if outcome.load_error is not None else outcome.status.value
+    failures = tuple(
+        TestFailure(index=index, args_repr=test, got_repr="", want_repr="", error=error)
+        for index, test, error in outcome.failures
+    )
+    return GradeReport(
+        passed=status == ExecStatus.OK and not failures,
+        total=outcome.total,
+        failures=failures,
+        status=status,
+        seconds=outcome.seconds,
+        message=outcome.load_error or outcome.message,
     )
 
 

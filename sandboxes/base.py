@@ -1,7 +1,4 @@
-"""What a sandbox is: limits, results and the protocol.
-
-This module knows no backend beyond its name; `opening` imports the one that is asked for.
-"""
+"""What a sandbox is: limits, results, and the protocols. `opening` opens one."""
 
 from __future__ import annotations
 
@@ -134,7 +131,7 @@ class Sandbox(Protocol):
         """Gives the content of a file of the workspace."""
         ...
 
-    def fork(self, n: int) -> list[Sandbox]:
+    def fork(self, n: int) -> Sequence[Sandbox]:
         """Gives `n` independent live copies, where the backend can."""
         ...
 
@@ -178,13 +175,36 @@ class FunctionAnswers:
     seconds: float
 
 
-class FunctionCaller(Protocol):
-    """Calls functions of untrusted source text with plain data, each time in a fresh process of its own."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TestsOutcome:
+    """What tests written as source text said about an untrusted function."""
+
+    __test__ = False
+
+    status: ExecStatus
+    """`OK` when the tests ran to their end, whatever they found."""
+    message: str
+    load_error: str | None
+    """Why there is no function to test."""
+    total: int
+    failures: tuple[tuple[int, str, str], ...]
+    """(index or -1 for a statement that is no test, its first line, the error) of each that failed."""
+    seconds: float
+
+
+class CodeRunner(Protocol):
+    """Runs the functions of untrusted source text, each time in a fresh process of its own."""
 
     def call_function(
         self, sources: Sequence[str], entry_point: str, calls: Sequence[Sequence[Any]], stop_at_error: bool = False
     ) -> FunctionAnswers:
         """Executes the sources one after the other in one module and calls its function with each argument list."""
+        ...
+
+    def run_tests(
+        self, sources: Sequence[str], entry_point: str, tests: str, prelude: str = "", stop_at_failure: bool = False
+    ) -> TestsOutcome:
+        """Runs trusted tests, after their prelude, against the sources' function."""
         ...
 
 

@@ -13,10 +13,12 @@ import socket
 import subprocess
 import sys
 import threading
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import SandboxDied, SandboxUnavailable
+from .base import Limits
 from .jail import wire
 
 _START_TIMEOUT_S = 30.0
@@ -60,10 +62,12 @@ class JailClient:
         """Why the jail is gone; None while it lives."""
         self._lock = threading.Lock()
         self._send_lock = threading.Lock()
+        self._limits_lock = threading.Lock()
         self._has_leader = False
         self._waiting: dict[int, Reply] = {}
         self._next_id = 0
         self._next_session = 0
+        self._limits: dict[Limits, int] = {}
         self._frames = wire.FrameReader()
         self._socket, theirs = socket.socketpair()
         with theirs:
@@ -77,6 +81,18 @@ class JailClient:
         with self._lock:
             self._next_session += 1
             return self._next_session
+
+    def limits_number(self, limits: Limits) -> int:
+        """Gives the number under which the jail knows these limits; tells it new ones."""
+        number = self._limits.get(limits)
+        if number is not None:
+            return number
+        with self._limits_lock:
+            number = self._limits.get(limits, len(self._limits) + 1)
+            fields = {**asdict(limits), "count_processes": _processes_count_per_namespace()}
+            self._send(wire.pack({"op": "limits", "s": number}, json.dumps(fields).encode()))
+            self._limits[limits] = number
+        return number
 
     def submit(self, head: dict[str, Any], body: bytes = b"") -> Reply:
         """Sends a request and gives its reply at once; `wait()` on it."""
@@ -110,21 +126,20 @@ class JailClient:
             with self._lock:
                 if reply.done:
                     return
-                leads = not self._has_leader
-                if leads:
-                    self._has_leader = True
-                else:
-                    reply.wake = threading.Lock()
-                    reply.wake.acquire()
-                    wake = reply.wake
-            if leads:
-                try:
-                    while not reply.done:
-                        self._read()
-                finally:
-                    self._resign()
-                return
-            wake.acquire()  # released when the reply is there, or when this thread is to lead
+                wake = None
+                if self._has_leader:
+                    wake = reply.wake = threading.Lock()
+                    wake.acquire()
+                self._has_leader = True
+            if wake is not None:
+                wake.acquire()  # released when the reply is there, or when this thread is to lead
+                continue
+            try:
+                while not reply.done:
+                    self._read()
+            finally:
+                self._resign()
+            return
 
     def _resign(self) -> None:
         with self._lock:
@@ -243,6 +258,11 @@ def _start(sock: socket.socket, isolation: str) -> subprocess.Popen[bytes]:
         env={"LANG": "C.UTF-8", "PYTHONHASHSEED": "0"},
         start_new_session=True,
     )
+
+
+def _processes_count_per_namespace() -> bool:
+    """Whether RLIMIT_NPROC counts per user namespace; before Linux 5.14 all sessions would share one count."""
+    return tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2]) >= (5, 14)
 
 
 def _below_usr(prefix: str) -> bool:

@@ -7,20 +7,19 @@ forked off this one must not use its jail: it gets one of its own.
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import platform
 import threading
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from ..core.errors import SandboxDied, SandboxError, SandboxUnavailable
-from .base import Answer, ExecResult, ExecStatus, FunctionAnswers, Limits
+from .base import Answer, ExecResult, ExecStatus, FunctionAnswers, Limits, TestsOutcome
 from .client import JailClient, Reply
 from .jail.calls import read_answers, request
 
-_PROCESS_COUNTS_PER_NAMESPACE = (5, 14)
 _jails: dict[str, JailClient] = {}
 _jails_lock = threading.Lock()
 
@@ -75,7 +74,7 @@ class LocalSandbox:
 
     def __init__(self, isolation: str = "auto", limits: Limits | None = None) -> None:
         self._isolation = isolation
-        self._limits = limits_to_wire(limits or Limits())
+        self._limits = limits or Limits()
         self._lock = threading.Lock()
         self._closed = False
         self._open()
@@ -83,6 +82,7 @@ class LocalSandbox:
     def _open(self) -> None:
         self._client = jail(self._isolation)
         self._number = self._client.new_session()
+        self._limits_number = self._client.limits_number(self._limits)
         self._used = False
         self._alive = True
 
@@ -108,7 +108,7 @@ class LocalSandbox:
         if os.getpid() != self._client.pid:
             raise SandboxError("the sandbox was opened before a fork; open another one in the child")
         head["s"] = self._number
-        head["limits"] = self._limits
+        head["l"] = self._limits_number
         self._used = True
         reply = self._client.submit(head, body).wait()
         self._alive = bool(reply.head["alive"])
@@ -173,8 +173,8 @@ class LocalSandbox:
         self.close()
 
 
-class LocalCaller:
-    """Calls untrusted functions, each time in a fresh session; see `FunctionCaller`.
+class LocalRunner:
+    """Runs untrusted functions, each time in a fresh session; see `CodeRunner`.
 
     Raises:
         SandboxUnavailable: This machine cannot isolate code in the mode that is asked for.
@@ -182,32 +182,50 @@ class LocalCaller:
 
     def __init__(self, isolation: str = "auto", limits: Limits | None = None) -> None:
         self._client = jail(isolation)
-        self._limits = limits_to_wire(limits or Limits())
+        self._limits = self._client.limits_number(limits or Limits())
 
     def call_function(
         self, sources: Sequence[str], entry_point: str, calls: Sequence[Sequence[Any]], stop_at_error: bool = False
     ) -> FunctionAnswers:
         """Executes the sources one after the other in one module and calls its function with each argument list."""
-        head = {"op": "calls", "s": self._client.new_session(), "limits": self._limits}
-        reply = self._client.submit(head, request(sources, entry_point, calls, stop_at_error)).wait()
+        reply = self._ask({"op": "calls"}, request(sources, entry_point, calls, stop_at_error))
+        status, message = _STATUSES[reply.head["status"]], str(reply.head["message"])
+        load_error: str | None = None
+        answers: tuple[Answer, ...] = ()
+        if status is ExecStatus.OK:
+            try:
+                load_error, given = read_answers(reply.body)
+                answers = tuple(Answer(value=value, error=error) for value, error in given[: len(calls)])
+            except ValueError as error:
+                status, message = ExecStatus.ERROR, str(error)
+        return FunctionAnswers(
+            status=status, message=message, load_error=load_error, answers=answers, seconds=reply.head["seconds"]
+        )
+
+    def run_tests(
+        self, sources: Sequence[str], entry_point: str, tests: str, prelude: str = "", stop_at_failure: bool = False
+    ) -> TestsOutcome:
+        """Runs tests in a session of their own, against a stub of the sources' function."""
+        solution = json.dumps({"sources": list(sources)}).encode()
+        question = {"prelude": prelude, "tests": tests, "entry_point": entry_point, "stop": stop_at_failure}
+        head = {"op": "tests", "solution_size": len(solution)}
+        reply = self._ask(head, solution + json.dumps(question).encode())
         status = _STATUSES[reply.head["status"]]
-        message, seconds = reply.head["message"], reply.head["seconds"]
-        if status is not ExecStatus.OK:
-            return FunctionAnswers(status=status, message=message, load_error=None, answers=(), seconds=seconds)
-        try:
-            load_error, answers = read_answers(reply.body)
-        except ValueError as error:
-            return FunctionAnswers(
-                status=ExecStatus.ERROR, message=str(error), load_error=None, answers=(), seconds=seconds
-            )
-        given = tuple(Answer(value=value, error=text) for value, text in answers[: len(calls)])
-        return FunctionAnswers(status=status, message="", load_error=load_error, answers=given, seconds=seconds)
+        said: dict[str, Any] = {"load_error": None, "total": 0, "failures": []}
+        if status is ExecStatus.OK:
+            said = json.loads(reply.body)  # the tests' session runs trusted code only
+        failures = tuple((int(item["index"]), str(item["test"]), str(item["error"])) for item in said["failures"])
+        return TestsOutcome(
+            status=status,
+            message=str(reply.head["message"]),
+            load_error=said["load_error"],
+            total=said["total"],
+            failures=failures,
+            seconds=reply.head["seconds"],
+        )
 
-
-def limits_to_wire(limits: Limits) -> dict[str, Any]:
-    """Gives limits as the jail takes them."""
-    release = tuple(int(part) for part in platform.release().split("-")[0].split(".")[:2])
-    return {**asdict(limits), "count_processes": release >= _PROCESS_COUNTS_PER_NAMESPACE}
+    def _ask(self, head: dict[str, Any], body: bytes) -> Reply:
+        return self._client.submit({**head, "s": self._client.new_session(), "l": self._limits}, body).wait()
 
 
 _DEAD_MESSAGE = "the session has ended; reset() starts a fresh one"

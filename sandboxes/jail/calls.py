@@ -6,74 +6,89 @@ JSON (see `values`). Both cross in one frame each.
 
 from __future__ import annotations
 
-import json
+import builtins
 import linecache
 import sys
 import types
-from collections.abc import Iterable, Sequence
-from typing import Any
 
-from . import values
+from . import values, wire
+
+TYPE_CHECKING = False  # `typing` stays out of the zygote
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Any
+
 
 FILE_NAME = "solution.py"
+_MAX_ERROR = 300
 
 
 def request(sources: Sequence[str], entry_point: str, calls: Iterable[Sequence[Any]], stop: bool = False) -> bytes:
     """Gives the request for `answer_all`; `stop` ends at the first exception."""
-    texts = [values.dumps(list(arguments)) for arguments in calls]
-    return json.dumps({"sources": list(sources), "entry_point": entry_point, "calls": texts, "stop": stop}).encode()
+    texts = wire.dumps([values.encode(list(arguments)) for arguments in calls])
+    asked = {"sources": list(sources), "entry_point": entry_point, "stop": stop, "tagged": "{" in texts}
+    return f"[{wire.dumps(asked)},{texts}]".encode()
 
 
-def answer_all(asked: bytes) -> bytes:
+def answer_all(question: bytes, register: bool = True) -> bytes:
     """Loads sources, calls their function with every argument list, and gives the answers.
 
     Args:
-        asked: What `request` gives.
+        question: What `request` gives.
+        register: See `load`.
 
     Returns:
-        JSON `{"load_error": text or null, "answers": [...]}`; an answer is `{"v": tagged JSON}` or `{"e": text}`.
+        JSON `[load error or null, answers]`; an answer is `[0, tagged value]` or `[1, error]`.
     """
-    wanted = json.loads(asked)
-    module, load_error = load(wanted["sources"])
-    function = module.get(wanted["entry_point"])
+    asked, calls = wire.loads(question.decode())
+    module, load_error = load(asked["sources"], register)
+    function = module.get(asked["entry_point"])
     if load_error is None and not callable(function):
-        load_error = f"NameError: the solution defines no function {wanted['entry_point']!r}"
-    answers: list[dict[str, Any]] = []
+        load_error = f"NameError: the solution defines no function {asked['entry_point']!r}"
+    answers: list[tuple[int, Any]] = []
     if load_error is None:
-        for text in wanted["calls"]:
-            answer = _answer(function, text)
-            answers.append(answer)
-            if "e" in answer and wanted["stop"]:
-                break
-    return json.dumps({"load_error": load_error, "answers": answers}).encode()
+        for arguments in calls:
+            try:
+                result = function(*(values.decode(arguments) if asked["tagged"] else arguments))
+                answers.append((0, values.encode(result)))
+            except BaseException as error:
+                answers.append((1, describe(error)))
+                if asked["stop"]:
+                    break
+    return wire.dumps([load_error, answers]).encode()
 
 
-def load(sources: Sequence[str]) -> tuple[dict[str, Any], str | None]:
-    """Executes sources in one new module and gives its namespace, and what went wrong."""
+def load(sources: Sequence[str], register: bool = True) -> tuple[dict[str, Any], str | None]:
+    """Executes sources in one new module and gives its namespace, and what went wrong.
+
+    Args:
+        sources: Executed one after the other.
+        register: Whether this process is the code's own, so that its module may be found by name and may print. A
+            process that runs code of its own here (see `trusted`) keeps both to itself.
+    """
     module = types.ModuleType("solution")
-    sys.modules["solution"] = module
+    if register:
+        sys.modules["solution"] = module
+    else:
+        module.__dict__["__builtins__"] = {**builtins.__dict__, "print": _print_nothing}
     for source in sources:
         linecache.cache[FILE_NAME] = (len(source), None, source.splitlines(keepends=True), FILE_NAME)
         try:
-            exec(compile(source, FILE_NAME, "exec"), module.__dict__)
+            exec(compile(source, FILE_NAME, "exec", dont_inherit=True), module.__dict__)
         except BaseException as error:
             return module.__dict__, describe(error)
     return module.__dict__, None
 
 
-def _answer(function: Any, arguments: str) -> dict[str, Any]:
-    try:
-        return {"v": values.encode(function(*values.loads(arguments)))}
-    except BaseException as error:
-        return {"e": describe(error)}
+def _print_nothing(*_: object, **__: object) -> None: ...
 
 
 def describe(error: BaseException) -> str:
     """One line about an exception of untrusted code."""
     try:
-        return f"{type(error).__name__}: {error}"[:300]
+        return f"{type(error).__name__}: {error}"[:_MAX_ERROR]
     except BaseException:
-        return type(error).__name__[:300]
+        return type(error).__name__[:_MAX_ERROR]
 
 
 def read_answers(body: bytes) -> tuple[str | None, list[tuple[Any, str | None]]]:
@@ -82,13 +97,15 @@ def read_answers(body: bytes) -> tuple[str | None, list[tuple[Any, str | None]]]
     Raises:
         ValueError: The body is not what an honest session sends.
     """
+    tagged = b"{" in body
+    answers: list[tuple[Any, str | None]] = []
     try:
-        said: Any = json.loads(body)
-        load_error = said["load_error"]
-        answers = [
-            (None, str(answer["e"])[:300]) if "e" in answer else (values.decode(answer["v"]), None)
-            for answer in said["answers"]
-        ]
+        load_error, given = wire.loads(body.decode())
+        for failed, content in given:
+            if failed:
+                answers.append((None, str(content)[:_MAX_ERROR]))
+            else:
+                answers.append((values.decode(content) if tagged else content, None))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, MemoryError) as error:
         raise ValueError("the session's answers cannot be read") from error
-    return None if load_error is None else str(load_error)[:300], answers
+    return None if load_error is None else str(load_error)[:_MAX_ERROR], answers

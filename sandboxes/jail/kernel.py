@@ -7,9 +7,15 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import signal
 import struct
+
+TYPE_CHECKING = False  # `typing` stays out of the zygote
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    Step = tuple[Callable[..., int], tuple[object, ...], str]
+    """A prepared system call: function, arguments, and what it does, for an error message."""
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -41,7 +47,7 @@ _NUMBERS = {  # name: (x86-64, aarch64); the calls since Linux 5.3 have one numb
     "landlock_restrict_self": (446, 446),
 }
 ARCHITECTURES = ("x86_64", "aarch64")
-MACHINE = platform.machine()
+MACHINE = os.uname().machine
 _COLUMN = ARCHITECTURES.index(MACHINE) if MACHINE in ARCHITECTURES else 0
 NR = {name: numbers[_COLUMN] for name, numbers in _NUMBERS.items()}
 
@@ -59,13 +65,23 @@ def prctl(option: int, value: int = 0) -> int:
     return libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0)
 
 
-def mount(source: str | None, target: str, kind: str | None, flags: int = 0, options: str | None = None) -> None:
+def perform(steps: Iterable[Step]) -> None:
+    """Makes prepared calls; all in one small loop, because each function that a clone enters costs memory pages."""
+    for function, arguments, what in steps:
+        if function(*arguments) < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, f"{what}: {os.strerror(number)}")
+
+
+def prepared_mount(source: str | None, target: str, kind: str | None, flags: int = 0, options: str = "") -> Step:
     """mount(2)."""
-    result = libc.mount(
-        source and source.encode(), target.encode(), kind and kind.encode(), ctypes.c_ulong(flags),
-        options and options.encode(),
-    )  # fmt: skip
-    check(result, f"mount {kind or source} on {target}")
+    named = [None if part is None else part.encode() for part in (source, target, kind)]
+    return libc.mount, (*named, ctypes.c_ulong(flags), options.encode()), f"mount {kind or source} on {target}"
+
+
+def mount(source: str | None, target: str, kind: str | None, flags: int = 0, options: str = "") -> None:
+    """mount(2), now."""
+    perform([prepared_mount(source, target, kind, flags, options)])
 
 
 def make_tree_read_only(target: str) -> None:
@@ -97,16 +113,22 @@ def unshare(flags: int) -> None:
     check(libc.unshare(flags), "unshare")
 
 
-def map_ids(inside: int, uid: int, gid: int) -> None:
-    """Maps the one user and group of a new user namespace to themselves outside."""
-    for name, text in (
-        ("setgroups", "deny"),
-        ("uid_map", f"{inside} {uid} 1"),
-        ("gid_map", f"{inside} {gid} 1"),
-    ):
-        fd = os.open(f"/proc/self/{name}", os.O_WRONLY)
-        os.write(fd, text.encode())
-        os.close(fd)
+class IdMaps:
+    """The maps of a new user namespace: one user and one group, themselves outside."""
+
+    def __init__(self, inside: int, uid: int, gid: int) -> None:
+        self._texts = (
+            ("/proc/self/setgroups", b"deny"),
+            ("/proc/self/uid_map", b"%d %d 1" % (inside, uid)),
+            ("/proc/self/gid_map", b"%d %d 1" % (inside, gid)),
+        )
+
+    def write(self) -> None:
+        """Writes them for the namespace that this process has just entered."""
+        for path, text in self._texts:
+            fd = os.open(path, os.O_WRONLY)
+            os.write(fd, text)
+            os.close(fd)
 
 
 class Cloner:
@@ -142,17 +164,14 @@ def open_in_root(directory: int, path: str, flags: int, mode: int = 0) -> int:
     return fd
 
 
-def drop_capabilities() -> None:
-    """Gives up every capability of this process; with no_new_privs none can come back."""
-    check(libc.syscall(NR["capset"], _CAPABILITY_HEADER, _NO_CAPABILITIES), "capset")
-
-
-_CAPABILITY_HEADER = struct.pack("Ii", 0x20080522, 0)
-_NO_CAPABILITIES = bytes(24)
+def no_capabilities() -> Step:
+    """Gives up every capability of the process; with no_new_privs none can come back."""
+    header, none = struct.pack("Ii", 0x20080522, 0), bytes(24)
+    return libc.syscall, (NR["capset"], header, none), "capset"
 
 
 def landlock_ruleset() -> int:
-    """A Landlock ruleset for `landlock_restrict`, or -1 where the kernel has none of use.
+    """A Landlock ruleset for `landlock`, or -1 where the kernel has none of use.
 
     It denies TCP, and signals and abstract sockets to whoever is outside of the domain. Paths are left to the mount
     namespace; a mode without namespaces would add them.
@@ -166,9 +185,9 @@ def landlock_ruleset() -> int:
     return fd if fd >= 0 else -1
 
 
-def landlock_restrict(ruleset: int) -> None:
+def landlock(ruleset: int) -> Step:
     """Enters a new Landlock domain of the given ruleset."""
-    check(libc.syscall(NR["landlock_restrict_self"], ruleset, 0), "landlock_restrict_self")
+    return libc.syscall, (NR["landlock_restrict_self"], ruleset, 0), "landlock_restrict_self"
 
 
 def set_no_new_privileges() -> None:

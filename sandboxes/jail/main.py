@@ -3,29 +3,36 @@
 Builds the outer jail around itself, forks the zygote off while there is no data yet, and becomes the supervisor.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import signal
 import socket
 import sys
-import traceback
-from typing import Any, NoReturn
 
-_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+TYPE_CHECKING = False  # importing `typing` would make every clone of the zygote dearer
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+_FOLDER = os.path.dirname(os.path.abspath(__file__))
 
 
 def main() -> NoReturn:
     """Starts zygote and supervisor; says hello or what failed as frame 0."""
-    sys.path.insert(0, _FOLDER)
-    from jail import outer, supervisor, wire, zygote
+    sys.path.insert(0, os.path.dirname(_FOLDER))
+    import jail
+    from jail import kernel, outer, wire
 
-    sys.path[:] = [path for path in sys.path if path != _FOLDER]
+    del sys.path[0]
     host = socket.socket(fileno=int(sys.argv[1]))
     config: dict[str, Any] = json.loads(sys.argv[2])
     host_process = _open_host_process(config["host_pid"])
+    isolated: bool = config["isolation"] != "none"
     try:
-        if config["isolation"] != "none":
-            outer.enter(config["prefixes"])
+        if isolated:
+            outer.enter(config["prefixes"], _FOLDER)
+            jail.__path__ = [outer.JAIL_FILES]
         sys.path += config["packages"]
         os.environ.clear()
         os.environ.update(config["environment"])
@@ -39,12 +46,24 @@ def main() -> NoReturn:
         host.close()
         if host_process >= 0:
             os.close(host_process)
-        zygote.Zygote(theirs, config["isolation"] != "none").serve()
+        from jail.zygote import Zygote  # the zygote loads only what it needs: all that it has, every clone copies
+
+        Zygote(theirs, isolated).serve()
     theirs.close()
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    host.sendall(wire.pack({"id": 0, "status": "ok"}))
+    _supervise(host, ours, host_process)
+
+
+def _supervise(host: socket.socket, orders: socket.socket, host_process: int) -> NoReturn:
+    import traceback
+
+    from jail import wire
+    from jail.supervisor import Supervisor
+
     try:
-        supervisor.Supervisor(host, ours, host_process).serve()
+        host.sendall(wire.pack({"id": 0, "status": "ok"}))
+        Supervisor(host, orders, host_process).serve()
     except Exception:
         host.setblocking(True)
         host.sendall(wire.pack({"id": 0, "fatal": traceback.format_exc()[-2000:]}))

@@ -14,7 +14,7 @@ from . import kernel
 
 _FIRST_JAIL_ID = 0x70000000  # user ids that no account has; each jail of a machine gets another one
 _SYSTEM = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
-_ETC = ("ld.so.cache", "alternatives")
+_ETC = ("/etc/ld.so.cache", "/etc/alternatives")
 _DEVICES = ("full", "null", "random", "urandom", "zero")
 _PASSWD = "agent:x:1000:1000:agent:/workspace:/bin/sh\n"
 _GROUP = "agent:x:1000:\n"
@@ -22,11 +22,16 @@ SESSION_ID = 1000
 """User and group id that a session sees as its own."""
 
 
-def enter(prefixes: list[str]) -> None:
+JAIL_FILES = "/palaestra/jail"
+"""Where the jail's own source files are found inside."""
+
+
+def enter(prefixes: list[str], jail_files: str) -> None:
     """Moves this process into the outer jail; returns in process 1 of it, and never in the caller's own process.
 
     Args:
         prefixes: Directories that the interpreter needs besides /usr.
+        jail_files: The folder of this package.
 
     Raises:
         OSError: The kernel refuses a step; `strerror` names it.
@@ -40,20 +45,19 @@ def enter(prefixes: list[str]) -> None:
     else:
         gid = os.getgid()
         kernel.unshare(namespaces | kernel.CLONE_NEWUSER)
-        kernel.map_ids(SESSION_ID, uid, gid)
+        kernel.IdMaps(SESSION_ID, uid, gid).write()
     launcher = os.getpid()
     child = os.fork()
     if child:
         _wait_for(child)
-    _build_root(prefixes)
+    _build_root(prefixes, jail_files)
     if uid == 0:
         jail_id = _FIRST_JAIL_ID + launcher
         os.setgroups([])
         os.setresgid(jail_id, jail_id, jail_id)
         os.setresuid(jail_id, jail_id, jail_id)
-    kernel.drop_capabilities()
+    kernel.perform([kernel.no_capabilities()])
     kernel.set_no_new_privileges()
-    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # nobody inside reads or traces the trusted processes
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)  # after the change of user, which clears it
 
 
@@ -64,20 +68,21 @@ def _wait_for(child: int) -> None:
     os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
 
 
-def _build_root(prefixes: list[str]) -> None:
+def _build_root(prefixes: list[str], jail_files: str) -> None:
     kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
-    wanted = ["/usr", *prefixes]
-    held = {path: os.open(path, os.O_PATH) for path in wanted}  # they may lie below the directory that is covered next
-    base = next(path for path in ("/tmp", "/mnt", "/run", "/var") if os.path.isdir(path))
-    held_etc = {name: os.open(f"/etc/{name}", os.O_PATH) for name in _ETC if os.path.exists(f"/etc/{name}")}
-    kernel.mount("tmpfs", base, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=1m,mode=0755")
-    root = base
-    for path, fd in held.items():
-        _bind(fd, root + path)
+    wanted = [path for path in ("/usr", *prefixes, *_ETC) if os.path.exists(path)]
+    sources = {name: _read(f"{jail_files}/{name}") for name in os.listdir(jail_files) if name.endswith(".py")}
+    held = [(os.open(path, os.O_PATH), path) for path in wanted]  # `root` may cover some of them
+    root = next(path for path in ("/tmp", "/mnt", "/run", "/var") if os.path.isdir(path))
+    kernel.mount("tmpfs", root, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=1m,mode=0755")
+    for fd, target in held:
+        _bind(fd, root + target)
+        os.close(fd)
     _copy_system_links(root)
-    os.mkdir(f"{root}/etc")
-    for name, fd in held_etc.items():
-        _bind(fd, f"{root}/etc/{name}")
+    os.makedirs(root + JAIL_FILES)
+    for name, text in sources.items():
+        _write(f"{root}{JAIL_FILES}/{name}", text)
+    os.makedirs(f"{root}/etc", exist_ok=True)
     _write(f"{root}/etc/passwd", _PASSWD)
     _write(f"{root}/etc/group", _GROUP)
     _make_dev(root)
@@ -87,8 +92,6 @@ def _build_root(prefixes: list[str]) -> None:
     flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
     kernel.mount("proc", f"{root}/proc", "proc", flags)
     kernel.pivot_to(root)
-    for fd in (*held.values(), *held_etc.values()):
-        os.close(fd)
 
 
 def _bind(fd: int, target: str) -> None:
@@ -125,3 +128,8 @@ def _make_dev(root: str) -> None:
 def _write(path: str, text: str) -> None:
     with open(path, "w", encoding="utf-8") as file:
         file.write(text)
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        return file.read()

@@ -21,9 +21,12 @@ class Usage:
     cpu_s: float = 0.0
 
 
-def process_table() -> dict[int, tuple[int, Usage]]:
+Table = dict[int, tuple[int, Usage]]
+
+
+def process_table() -> Table:
     """Gives every visible process: its parent's id and its own usage (children that it waited for included)."""
-    table: dict[int, tuple[int, Usage]] = {}
+    table: Table = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
@@ -37,7 +40,7 @@ def process_table() -> dict[int, tuple[int, Usage]]:
     return table
 
 
-def tree_of(root: int, table: dict[int, tuple[int, Usage]]) -> list[int]:
+def tree_of(root: int, table: Table) -> list[int]:
     """Gives the process ids of `root` and all its descendants."""
     children: dict[int, list[int]] = {}
     for pid, (parent, _) in table.items():
@@ -48,7 +51,7 @@ def tree_of(root: int, table: dict[int, tuple[int, Usage]]) -> list[int]:
     return tree
 
 
-def usage_of(root: int, table: dict[int, tuple[int, Usage]]) -> Usage:
+def usage_of(root: int, table: Table) -> Usage:
     """Sums the usage of a process tree."""
     total = Usage()
     for pid in tree_of(root, table):
@@ -59,7 +62,7 @@ def usage_of(root: int, table: dict[int, tuple[int, Usage]]) -> Usage:
     return total
 
 
-def proportional_memory_mib(root: int, table: dict[int, tuple[int, Usage]]) -> float:
+def proportional_memory_mib(root: int, table: Table) -> float:
     """The tree's memory with shared pages counted once; slower, for when `Usage.memory_mib` is over a limit."""
     total = 0.0
     for pid in tree_of(root, table):

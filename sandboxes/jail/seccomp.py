@@ -1,4 +1,7 @@
-"""The system-call filter of sessions: a deny list, assembled once as classic BPF.
+"""The system-call filters: a deny list in two parts, assembled once as classic BPF.
+
+The long part, `common_filter`, is installed in the zygote and inherited, because installing it costs more than a fork.
+The short part, `session_filter`, denies what the zygote needs in order to make sessions.
 
 Denied is what gives a view of other processes, of kernel internals, or of new namespaces, mounts and sockets. All
 sessions share one network namespace (that has no interfaces), so no socket can be made except the two connected ends
@@ -13,14 +16,14 @@ import struct
 
 from . import kernel
 
-DENIED: dict[str, tuple[int | None, int]] = {  # name: (x86-64 or None where it does not exist, aarch64)
+DENIED: dict[str, tuple[int, int]] = {  # name: (x86-64, aarch64); -1 where it does not exist
     "acct": (163, 89), "add_key": (248, 217), "adjtimex": (159, 171), "bpf": (321, 280), "chroot": (161, 51),
     "clock_adjtime": (305, 266), "clock_settime": (227, 112), "delete_module": (176, 106), "fanotify_init": (300, 262),
     "finit_module": (313, 273), "fsconfig": (431, 431), "fsmount": (432, 432), "fsopen": (430, 430),
     "fspick": (433, 433), "init_module": (175, 105), "io_uring_enter": (426, 426), "io_uring_register": (427, 427),
     "io_uring_setup": (425, 425), "kcmp": (312, 272), "kexec_file_load": (320, 294), "kexec_load": (246, 104),
     "keyctl": (250, 219), "lookup_dcookie": (212, 18), "mbind": (237, 235), "memfd_secret": (447, 447),
-    "migrate_pages": (256, 238), "mount": (165, 40), "mount_setattr": (442, 442), "move_mount": (429, 429),
+    "migrate_pages": (256, 238), "mount_setattr": (442, 442), "move_mount": (429, 429),
     "move_pages": (279, 239), "mq_open": (240, 180), "msgget": (68, 186), "name_to_handle_at": (303, 264),
     "open_by_handle_at": (304, 265), "open_tree": (428, 428), "perf_event_open": (298, 241), "personality": (135, 92),
     "pidfd_getfd": (438, 438), "pivot_root": (155, 41), "process_madvise": (440, 440),
@@ -34,7 +37,7 @@ DENIED: dict[str, tuple[int | None, int]] = {  # name: (x86-64 or None where it 
     "ioperm": (173, -1), "iopl": (172, -1), "modify_ldt": (154, -1),
 }  # fmt: skip
 _CLONE3 = 435
-_SPECIAL = {"clone": (56, 220), "socketpair": (53, 199), "ioctl": (16, 29)}
+_SPECIAL = {"clone": (56, 220), "mount": (165, 40), "socketpair": (53, 199), "ioctl": (16, 29)}
 _AUDIT_ARCH = (0xC000003E, 0xC00000B7)
 _NEW_NAMESPACES = (
     kernel.CLONE_NEWNS | kernel.CLONE_NEWCGROUP | kernel.CLONE_NEWUTS | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUSER
@@ -42,65 +45,94 @@ _NEW_NAMESPACES = (
 )  # fmt: skip
 _LOAD, _JUMP_EQUAL, _JUMP_GREATER_EQUAL, _JUMP_ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
+_REFUSE = _ERRNO | errno.EPERM
 _NUMBER_AT, _ARCH_AT, _ARGUMENTS_AT = 0, 4, 16
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _SOCK_STREAM, _SOCK_SEQPACKET = 1, 5
 
 
-def _program(column: int) -> bytes:
-    lines: list[bytes] = []
-
-    def emit(code: int, value: int, if_true: int = 0, if_false: int = 0) -> None:
-        lines.append(struct.pack("HBBI", code, if_true, if_false, value))
-
-    refuse = _ERRNO | errno.EPERM
-    emit(_LOAD, _ARCH_AT)
-    emit(_JUMP_EQUAL, _AUDIT_ARCH[column], if_true=1)
-    emit(_RETURN, _KILL)
-    emit(_LOAD, _NUMBER_AT)
-    emit(_JUMP_GREATER_EQUAL, 0x40000000, if_false=1)  # the x32 interface
-    emit(_RETURN, refuse)
-    for number in sorted(n for numbers in DENIED.values() if (n := numbers[column]) is not None and n >= 0):
-        emit(_JUMP_EQUAL, number, if_false=1)
-        emit(_RETURN, refuse)
-    emit(_JUMP_EQUAL, _CLONE3, if_false=1)  # its flags are out of a filter's reach; libc falls back to clone
-    emit(_RETURN, _ERRNO | errno.ENOSYS)
-    emit(_JUMP_EQUAL, _SPECIAL["clone"][column], if_false=4)
-    emit(_LOAD, _ARGUMENTS_AT)
-    emit(_JUMP_ANY_BIT, _NEW_NAMESPACES, if_false=1)
-    emit(_RETURN, refuse)
-    emit(_RETURN, _ALLOW)
-    emit(_JUMP_EQUAL, _SPECIAL["socketpair"][column], if_false=6)
-    emit(_LOAD, _ARGUMENTS_AT + 8)
-    emit(_AND, 0xF)  # without SOCK_CLOEXEC and SOCK_NONBLOCK
-    emit(_JUMP_EQUAL, _SOCK_STREAM, if_true=1)  # a datagram end could send to any name
-    emit(_JUMP_EQUAL, _SOCK_SEQPACKET, if_false=1)
-    emit(_RETURN, _ALLOW)
-    emit(_RETURN, refuse)
-    emit(_JUMP_EQUAL, _SPECIAL["ioctl"][column], if_false=4)
-    emit(_LOAD, _ARGUMENTS_AT + 8)
-    emit(_JUMP_EQUAL, _TIOCSTI, if_true=1)
-    emit(_JUMP_EQUAL, _TIOCLINUX, if_false=1)
-    emit(_RETURN, refuse)
-    emit(_RETURN, _ALLOW)
-    return b"".join(lines)
-
-
 class Filter:
-    """The assembled filter of this machine's architecture.
+    """An assembled filter.
+
+    Args:
+        column: Which architecture, as an index of `kernel.ARCHITECTURES`.
+    """
+
+    def __init__(self, column: int) -> None:
+        self._column = column
+        self._lines: list[bytes] = []
+        self._code: ctypes.Array[ctypes.c_char] | None = None
+        self._program = b""
+        self.emit(_LOAD, _ARCH_AT)
+        self.emit(_JUMP_EQUAL, _AUDIT_ARCH[column], if_true=1)
+        self.emit(_RETURN, _KILL)
+        self.emit(_LOAD, _NUMBER_AT)
+
+    def emit(self, code: int, value: int, if_true: int = 0, if_false: int = 0) -> None:
+        """Appends an instruction; jumps count instructions to skip."""
+        self._lines.append(struct.pack("HBBI", code, if_true, if_false, value))
+
+    def number(self, name: str) -> int:
+        """The number of a call that needs a look at its arguments."""
+        return _SPECIAL[name][self._column]
+
+    def seal(self) -> Filter:
+        """Ends the filter: what it did not refuse is allowed."""
+        self.emit(_RETURN, _ALLOW)
+        code = b"".join(self._lines)
+        self._code = ctypes.create_string_buffer(code, len(code))
+        self._program = struct.pack("HxxxxxxP", len(self._lines), ctypes.addressof(self._code))
+        return self
+
+    def prepared(self) -> kernel.Step:
+        """Installs the filter in a process, for good; needs no_new_privs."""
+        set_mode_filter = 1
+        return kernel.libc.syscall, (kernel.NR["seccomp"], set_mode_filter, 0, self._program), "seccomp"
+
+
+def common_filter() -> Filter:
+    """Denies what neither sessions nor the zygote need.
 
     Raises:
         OSError: The architecture is none that the filter was written for.
     """
+    column = _column()
+    made = Filter(column)
+    made.emit(_JUMP_GREATER_EQUAL, 0x40000000, if_false=1)  # the x32 interface
+    made.emit(_RETURN, _REFUSE)
+    for number in sorted(n for numbers in DENIED.values() if (n := numbers[column]) >= 0):
+        made.emit(_JUMP_EQUAL, number, if_false=1)
+        made.emit(_RETURN, _REFUSE)
+    made.emit(_JUMP_EQUAL, _CLONE3, if_false=1)  # its flags are out of a filter's reach; libc falls back to clone
+    made.emit(_RETURN, _ERRNO | errno.ENOSYS)
+    made.emit(_JUMP_EQUAL, made.number("socketpair"), if_false=6)
+    made.emit(_LOAD, _ARGUMENTS_AT + 8)
+    made.emit(_AND, 0xF)  # without SOCK_CLOEXEC and SOCK_NONBLOCK
+    made.emit(_JUMP_EQUAL, _SOCK_STREAM, if_true=1)  # a datagram end could send to any name
+    made.emit(_JUMP_EQUAL, _SOCK_SEQPACKET, if_false=1)
+    made.emit(_RETURN, _ALLOW)
+    made.emit(_RETURN, _REFUSE)
+    made.emit(_JUMP_EQUAL, made.number("ioctl"), if_false=4)
+    made.emit(_LOAD, _ARGUMENTS_AT + 8)
+    made.emit(_JUMP_EQUAL, _TIOCSTI, if_true=1)
+    made.emit(_JUMP_EQUAL, _TIOCLINUX, if_false=1)
+    made.emit(_RETURN, _REFUSE)
+    return made.seal()
 
-    def __init__(self) -> None:
-        if kernel.MACHINE not in kernel.ARCHITECTURES:
-            raise OSError(errno.ENOSYS, f"no system-call filter for {kernel.MACHINE}")
-        code = _program(kernel.ARCHITECTURES.index(kernel.MACHINE))
-        self._code = ctypes.create_string_buffer(code, len(code))
-        self._program = struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(self._code))
 
-    def apply(self) -> None:
-        """Installs the filter in this process, for good; needs no_new_privs."""
-        set_mode_filter = 1
-        kernel.check(kernel.libc.syscall(kernel.NR["seccomp"], set_mode_filter, 0, self._program), "seccomp")
+def session_filter() -> Filter:
+    """Denies mounts and new namespaces."""
+    made = Filter(_column())
+    made.emit(_JUMP_EQUAL, made.number("mount"), if_false=1)
+    made.emit(_RETURN, _REFUSE)
+    made.emit(_JUMP_EQUAL, made.number("clone"), if_false=3)
+    made.emit(_LOAD, _ARGUMENTS_AT)
+    made.emit(_JUMP_ANY_BIT, _NEW_NAMESPACES, if_false=1)
+    made.emit(_RETURN, _REFUSE)
+    return made.seal()
+
+
+def _column() -> int:
+    if kernel.MACHINE not in kernel.ARCHITECTURES:
+        raise OSError(errno.ENOSYS, f"no system-call filter for {kernel.MACHINE}")
+    return kernel.ARCHITECTURES.index(kernel.MACHINE)

@@ -6,33 +6,52 @@ the supervisor over descriptor 3 alone and knows nothing but what it was sent.
 
 from __future__ import annotations
 
-import _ast
 import builtins
 import errno
 import gc
 import linecache
 import os
 import signal
+import socket
 import sys
 import traceback
 import types
-from typing import Any, NoReturn
 
-from . import calls, wire
+from . import calls, stub, wire
+
+TYPE_CHECKING = False  # `typing` stays out of the zygote
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, NoReturn
+
 
 CONTROL_FD = 3
-_SIGNALLED = 128
 Outcome = tuple[str, int, str]
 """Status (`ok`, `error`, `memory`, `disk`), exit status, and one line about what went wrong."""
 OK: Outcome = ("ok", 0, "")
 
 
 class Interpreter:
-    """A `__main__` module in which cells of code run one after the other."""
+    """A `__main__` module in which cells of code run one after the other.
 
-    def __init__(self, module: types.ModuleType) -> None:
+    Args:
+        module: Where the code's names live.
+        names: What the code finds as built-in.
+        echo: Shows the value of a last expression; `sys.displayhook` if None.
+        complain: Takes the text of a traceback; `sys.stderr.write` if None.
+    """
+
+    def __init__(
+        self,
+        module: types.ModuleType,
+        names: dict[str, Any] | None = None,
+        echo: Callable[[Any], None] | None = None,
+        complain: Callable[[str], object] | None = None,
+    ) -> None:
         self.namespace = module.__dict__
-        self.namespace["__builtins__"] = builtins
+        self.namespace["__builtins__"] = builtins if names is None else names
+        self._echo = echo
+        self._complain = complain
         self._cells = 0
 
     def run(self, code: str) -> Outcome:
@@ -42,50 +61,79 @@ class Interpreter:
         try:
             self._execute(code, name)
         except SystemExit as error:
-            return _exit_outcome(error)
+            return self._exit_outcome(error)
         except BaseException as error:
-            return report(error, name)
+            return self._report(error, name)
         return OK
 
     def _execute(self, code: str, name: str) -> None:
         linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)
-        tree: Any = compile(code, name, "exec", _ast.PyCF_ONLY_AST)
-        last = None
-        if tree.body and type(tree.body[-1]) is _ast.Expr:
-            last = _ast.Interactive([tree.body.pop()])  # `single` mode echoes through sys.displayhook
-        if tree.body:
-            exec(compile(tree, name, "exec"), self.namespace)
-        if last is not None:
-            exec(compile(last, name, "single"), self.namespace)
+        start = start_of_last_expression(code)
+        if start >= 0:
+            try:
+                before = compile(code[:start], name, "exec", dont_inherit=True) if start else None
+                last = compile("\n" * code.count("\n", 0, start) + code[start:], name, "eval", dont_inherit=True)
+            except SyntaxError:  # it was no expression of its own; the whole has the true error, if any
+                pass
+            else:
+                if before is not None:
+                    exec(before, self.namespace)
+                (self._echo or sys.displayhook)(eval(last, self.namespace))
+                return
+        exec(compile(code, name, "exec", dont_inherit=True), self.namespace)
+
+    def _exit_outcome(self, error: SystemExit) -> Outcome:
+        code = error.code
+        if code is None or code == 0:
+            return OK
+        if isinstance(code, int):
+            return "error", code & 0xFF, f"the program exited with status {code & 0xFF}"
+        self._write_error(f"{code}\n")
+        return "error", 1, "the program exited with a message"
+
+    def _report(self, error: BaseException, name: str) -> Outcome:
+        """Prints an exception with the frames of the file `name` only, and gives its outcome."""
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_code.co_filename != name:
+            trace = trace.tb_next
+        try:
+            lines = traceback.format_exception(type(error), error, trace)
+        except Exception:
+            lines = [type(error).__name__ + "\n"]
+        self._write_error("".join(lines))
+        line = lines[-1].strip()
+        status = "error"
+        if isinstance(error, MemoryError):
+            status = "memory"
+        elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            status = "disk"
+        return status, 1, line[:500]
+
+    def _write_error(self, text: str) -> None:
+        (self._complain or sys.stderr.write)(text)
 
 
-def _exit_outcome(error: SystemExit) -> Outcome:
-    code = error.code
-    if code is None or code == 0:
-        return OK
-    if isinstance(code, int):
-        return "error", code & 0xFF, f"the program exited with status {code & 0xFF}"
-    print(code, file=sys.stderr)
-    return "error", 1, "the program exited with a message"
+def start_of_last_expression(code: str) -> int:
+    """Where the last statement may begin if it is an expression, else -1.
+
+    A cheap guess for `compile` to confirm: the last line that begins with neither space nor closing bracket. Building
+    syntax trees to know for sure would cost more than running most programs.
+    """
+    end = len(code)
+    while end > 0:
+        start = code.rfind("\n", 0, end) + 1
+        first = code[start : start + 1]
+        if first not in _CONTINUES:
+            return -1 if code.startswith(_STATEMENTS, start) else start
+        end = start - 1
+    return -1
 
 
-def report(error: BaseException, name: str) -> Outcome:
-    """Prints an exception with the frames of the file `name` only, and gives its outcome."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename != name:
-        trace = trace.tb_next
-    try:
-        lines = traceback.format_exception(type(error), error, trace)
-    except Exception:
-        lines = [type(error).__name__ + "\n"]
-    sys.stderr.write("".join(lines))
-    line = lines[-1].strip()
-    status = "error"
-    if isinstance(error, MemoryError):
-        status = "memory"
-    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        status = "disk"
-    return status, 1, line[:500]
+_CONTINUES = ("", " ", "\t", "\n", "\r", "#", ")", "]", "}")
+_STATEMENTS = (
+    "@", "assert ", "async ", "class ", "def ", "del ", "elif ", "else", "except", "finally", "for ", "from ",
+    "global ", "if ", "import ", "pass", "raise", "return", "try", "while ", "with ",
+)  # fmt: skip
 
 
 def _run_command(argv: list[str], stdin: bytes) -> Outcome:
@@ -135,65 +183,88 @@ def _disk_is_full() -> bool:
     return False
 
 
-def _perform(head: dict[str, Any], body: bytes, interpreter: Interpreter) -> tuple[Outcome, bytes]:
+def _perform(head: dict[str, Any], body: bytes) -> tuple[Outcome, bytes]:
     operation = head["op"]
-    if operation == "exec":
-        return interpreter.run(body.decode()), b""
     if operation == "run":
         return _run_command(head["argv"], body), b""
     if operation == "calls":
         return OK, calls.answer_all(body)
+    if operation == "tests":
+        return OK, stub.run_tests(body)
+    if operation == "stub":
+        stub.answer_stub(body)
     if operation == "ready":
         return OK, b""
     raise ValueError(f"unknown operation {operation!r}")
 
 
-def serve() -> NoReturn:
+def serve(interpreter: Interpreter) -> NoReturn:
     """Executes what the supervisor sends, until it hangs up."""
+    gc.enable()
+    try:
+        while True:
+            serve_one(CONTROL_FD, interpreter)
+    except (EOFError, OSError):
+        os._exit(0)
+
+
+def serve_one(control: int, interpreter: Interpreter) -> None:
+    """Executes the next request.
+
+    Raises:
+        EOFError: The supervisor has hung up.
+    """
+    head, body = wire.read_frame(control)
+    outcome: Outcome = ("error", 1, "interrupted")
+    answer = b""
+    try:
+        try:
+            _handle_signal(_SIGINT, signal.default_int_handler)
+            if head["op"] == "exec":
+                outcome = interpreter.run(body.decode())
+            else:
+                outcome, answer = _perform(head, body)
+        finally:
+            _handle_signal(_SIGINT, _IGNORE)
+    except BaseException as error:  # an interrupt that came between two steps, or a value that cannot cross
+        outcome = ("error", 1, f"{type(error).__name__}: {error}"[:500])
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BaseException:  # the code put something else in their place
+        answer = answer or b""
+    status, exit_status, message = outcome
+    wire.write_all(control, wire.pack({"id": head["id"], "s": status, "x": exit_status, "m": message}, answer))
+
+
+_SIGINT, _IGNORE = int(signal.SIGINT), int(signal.SIG_IGN)
+_handle_signal: Callable[[int, Any], Any] = getattr(signal.signal, "__wrapped__", signal.signal)
+"""`signal.signal` without the search for enum members."""
+
+
+def prepare() -> Interpreter:
+    """Gives what a session begins with, and runs every path on harmless code first.
+
+    Clones inherit code that is specialised and caches that are warm.
+    """
+    interpreter = Interpreter(types.ModuleType("__main__"))
+    question = calls.request(["def f(x):\n    return [x]\n"], "f", [[1], [[1, 2]], [{"a": (1, 2.5)}], [[]]])
+    requests = [("exec", code.encode()) for code in _REHEARSAL] + [("calls", question)]
+    inside, outside = socket.socketpair()
+    with inside, outside:
+        for _ in range(_REHEARSALS):
+            for operation, body in requests:
+                outside.sendall(wire.pack({"op": operation, "id": 1}, body))
+                serve_one(inside.fileno(), interpreter)
+                outside.recv(1 << 16)
+    linecache.cache.clear()
     module = types.ModuleType("__main__")
     sys.modules["__main__"] = module
-    interpreter = Interpreter(module)
-    gc.enable()
-    while True:
-        try:
-            head, body = wire.read_frame(CONTROL_FD)
-        except (EOFError, OSError):
-            os._exit(0)
-        outcome: Outcome = ("error", 1, "interrupted")
-        answer = b""
-        try:
-            try:
-                signal.signal(signal.SIGINT, signal.default_int_handler)
-                outcome, answer = _perform(head, body, interpreter)
-            finally:
-                signal.signal(signal.SIGINT, signal.SIG_IGN)
-        except BaseException as error:  # an interrupt that came between two steps, or a value that cannot cross
-            outcome = ("error", 1, f"{type(error).__name__}: {error}"[:500])
-        _flush()
-        status, exit_status, message = outcome
-        wire.write_all(
-            CONTROL_FD, wire.pack({"id": head["id"], "s": status, "x": exit_status, "m": message}, answer)
-        )  # fmt: skip
+    sys.modules.pop("solution", None)
+    return Interpreter(module)
 
 
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except BaseException:
-            continue
-
-
-def rehearse() -> None:
-    """Runs every path once on harmless code, so that clones of this process inherit its caches warm."""
-    interpreter = Interpreter(types.ModuleType("__main__"))
-    for code in _REHEARSAL:
-        interpreter.run(code)
-    calls.answer_all(calls.request(["def f(x):\n    return [x]\n"], "f", [[1], [[1, 2]], [{"a": (1, 2.5)}]]))
-    _flush()
-    linecache.cache.clear()
-
-
+_REHEARSALS = 20
 _REHEARSAL = (
     "def f(x):\n    y = sorted(v for v in x if v > 2)\n    return max(y), [v * 2 for v in y]\nprint(f([1, 2, 3]))\n",
     "import math\ns = 0\nfor i in range(3):\n    s += i\nassert s == 3, 'no'\nf'{s:d}'",

@@ -4,7 +4,7 @@ It holds data, so it never forks; sessions are cloned by the zygote. One thread,
 host or a session that does not read cannot stop the clocks of the others. Nothing that a session says is trusted: its
 frames are size-limited plain data, and each field is checked.
 
-Host requests are frames with `id`, `op`, `s` (session number) and, where a session may have to be made, `limits`. A
+Host requests are frames with `id`, `op`, `s` (session number) and `l` (number of limits that were sent before). A
 session is made by the first request that names it. Answers carry `id`, `status`, `exit`, `seconds`, `message`, `alive`
 and `o`, the size of stdout, which comes first in the body.
 """
@@ -55,6 +55,7 @@ class Supervisor:
         self._handle(orders.fileno(), self._on_zygote)
         if host_process >= 0:
             self._handle(host_process, self._leave)
+        self._limits: dict[int, dict[str, Any]] = {}
         self._sessions: dict[int, Session] = {}
         self._running: set[Session] = set()
         self._next_watch = 0.0
@@ -106,13 +107,20 @@ class Supervisor:
 
     def _request(self, head: dict[str, Any], body: bytes) -> None:
         operation, number = head["op"], head["s"]
+        if operation == "limits":
+            self._limits[number] = json.loads(body)
+            self._orders.send(b"L %d %s" % (number, body))
+            return
         session = self._sessions.get(number)
         if operation == "close":
             if session is not None:
                 self._destroy(session)
             return
-        if session is None:
-            session = self._spawn(number, head["limits"])
+        if operation == "tests":
+            session = self._start_tests(number, head, body)
+            body = head.pop("body")
+        elif session is None:
+            session = self._spawn(number, head["l"])
         if session.dead or session.call is not None:
             status = "dead" if session.dead else "busy"
             self._answer({"id": head["id"], "status": status, "seconds": 0.0, "alive": not session.dead})
@@ -123,12 +131,10 @@ class Supervisor:
         call = Call(head["id"], operation, now, now + timeout_s, limits["grace_s"], limits["cpu_s"], head, body)
         session.call = call
         self._running.add(session)
-        if operation == "tests":
-            self._start_tests(session, call)
-        elif operation in ("put", "get"):
+        if operation in ("put", "get"):
             self._start_file_access(session)
         else:
-            session.once = operation == "calls"
+            session.once = operation in ("calls", "tests")
             session.start_output()
             order = {"op": operation, "id": call.id}
             if operation == "run":
@@ -143,13 +149,13 @@ class Supervisor:
 
     # --- sessions
 
-    def _spawn(self, number: int, limits: dict[str, Any], extra: socket.socket | None = None) -> Session:
+    def _spawn(self, number: int, limits_number: int, extra: socket.socket | None = None) -> Session:
+        limits = self._limits[limits_number]
         ours, (out, err), theirs = socket_and_pipes()
         session = Session(number, Channel(ours, self._poll, _MAX_ANSWER), out, err, limits, limits["output_kib"] * 1024)
         fds = [*theirs, extra.fileno()] if extra is not None else theirs
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
-        self._orders.setblocking(True)
-        self._orders.sendmsg([b"S %d %s" % (number, json.dumps(limits).encode())], ancillary)
+        self._orders.sendmsg([b"S %d %d" % (number, limits_number)], ancillary)
         for fd in theirs:
             os.close(fd)
         self._sessions[number] = session
@@ -158,7 +164,6 @@ class Supervisor:
         return session
 
     def _order(self, kind: bytes, session: Session) -> None:
-        self._orders.setblocking(True)
         self._orders.send(b"%s %d " % (kind, session.number))
 
     def _on_zygote(self) -> None:
@@ -317,8 +322,22 @@ class Supervisor:
         else:
             self._finish(session, "ok", 0, "", data)
 
-    def _start_tests(self, session: Session, call: Call) -> None:
-        raise NotImplementedError
+    def _start_tests(self, number: int, head: dict[str, Any], body: bytes) -> Session:
+        """Makes a tests' session and a solution's session with a channel between them, and starts both."""
+        for_tests, for_solution = socket.socketpair()
+        with for_tests, for_solution:
+            session = self._spawn(number, head["l"], for_tests)
+            partner = self._spawn(-number, head["l"], for_solution)
+        session.partner = partner
+        split = head["solution_size"]
+        for fd in (partner.out, partner.err):  # nobody reads what it prints, and it must not block
+            self._handle(fd, lambda: self._discard_output(partner))
+        self._send(partner, {"op": "stub", "id": 0}, body[:split])
+        head["body"] = body[split:]
+        return session
+
+    def _discard_output(self, partner: Session) -> None:
+        partner.drain()
 
     # --- clocks and limits
 
@@ -359,7 +378,7 @@ class Supervisor:
 
     def _interrupt(self, session: Session, call: Call, now: float, status: str, message: str) -> None:
         """Asks a call to stop; a second time, or where nothing is worth keeping, kills its session."""
-        if call.interrupted or session.once or (not session.ready and not session.pid):
+        if call.interrupted or session.once:
             self._kill(session, status, message)
             return
         call.breach = call.breach or (status, message)
@@ -380,21 +399,35 @@ class Supervisor:
         table = processes.process_table()
         for session in sessions:
             call = session.call
-            if call is None or not session.pid:
+            members = [session] if session.partner is None else [session, session.partner]
+            unknown = [member for member in members if not member.pid and not member.dead]
+            for member in unknown:
+                self._order(b"Q", member)  # known at the next look
+            if call is None or unknown:
                 continue
-            limits = session.limits
-            usage = processes.usage_of(session.pid, table)
-            if usage.memory_mib > limits["memory_mib"]:
-                usage.memory_mib = processes.proportional_memory_mib(session.pid, table)
-            if usage.memory_mib > limits["memory_mib"]:
-                self._kill(session, "memory_limit", f"more than {limits['memory_mib']} MiB of memory")
-            elif usage.processes > limits["processes"] + 1:
-                self._kill(session, "killed", f"more than {limits['processes']} processes")
-            elif call.cpu_s is not None and not call.interrupted:
+            cpu_s = 0.0
+            for member in members:
+                usage = processes.usage_of(member.pid, table)
+                cpu_s += usage.cpu_s
+                if call.breach is None or call.interrupted:
+                    self._check_size(session, member.pid, usage, table)
+            if session.call is call and call.cpu_s is not None and not call.interrupted:
                 if call.cpu_before_s is None:  # it may have been busy since the call began
-                    call.cpu_before_s = max(0.0, usage.cpu_s - (now - call.started))
-                if usage.cpu_s - call.cpu_before_s > call.cpu_s:
+                    call.cpu_before_s = max(0.0, cpu_s - (now - call.started))
+                if cpu_s - call.cpu_before_s > call.cpu_s:
                     self._interrupt(session, call, now, "timeout", f"more than {call.cpu_s:g} s of CPU time")
+
+    def _check_size(self, session: Session, pid: int, usage: processes.Usage, table: processes.Table) -> None:
+        limits = session.limits
+        if session.dead:
+            return
+        memory_mib = usage.memory_mib
+        if memory_mib > limits["memory_mib"]:
+            memory_mib = processes.proportional_memory_mib(pid, table)
+        if memory_mib > limits["memory_mib"]:
+            self._kill(session, "memory_limit", f"more than {limits['memory_mib']} MiB of memory")
+        elif usage.processes > limits["processes"] + 1:
+            self._kill(session, "killed", f"more than {limits['processes']} processes")
 
 
 def _killed_for(call: Call) -> tuple[str, int, str]:

@@ -7,14 +7,19 @@ without `{` therefore needs no decoding beyond JSON. Kinds: `i` huge int (hex), 
 
 from __future__ import annotations
 
-import json
 import math
-from typing import Any
+
+from . import wire
+
+TYPE_CHECKING = False  # `typing` stays out of the zygote
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
 
 MAX_DEPTH = 100
 MAX_ITEMS = 1_000_000
 _HUGE = 1 << 62
-_dumps = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 _PLAIN = (type(None), bool, str)
 _BASES: tuple[type, ...] = (bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset)
 
@@ -47,25 +52,25 @@ def dumps(value: Any) -> str:
     Raises:
         ValueTooLarge: Deeper than `MAX_DEPTH`, or more than `MAX_ITEMS` items in one container.
     """
-    return _dumps(encode(value))
+    return wire.dumps(encode(value))
 
 
-def loads(text: str | bytes) -> Any:
+def loads(text: str) -> Any:
     """Rebuilds the value of a tagged JSON text.
 
     Raises:
         ValueError: The text is not tagged JSON.
     """
     try:
-        plain = json.loads(text)
-        return decode(plain) if (b"{" if isinstance(text, bytes) else "{") in text else plain  # type: ignore[operator]
+        plain = wire.loads(text)
+        return decode(plain) if "{" in text else plain
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("not a tagged value") from error
 
 
 def encode(value: Any, depth: int = 0) -> Any:
     """Gives a value as JSON data with tags."""
-    kind: type = type(value)
+    kind: Any = type(value)
     if kind is int:
         return value if -_HUGE < value < _HUGE else {"$": "i", "v": hex(value)}
     if kind in _PLAIN:
@@ -83,7 +88,7 @@ def encode(value: Any, depth: int = 0) -> Any:
     return _encode_rare(value, kind, depth)
 
 
-def _encode_rare(value: Any, kind: type, depth: int) -> Any:
+def _encode_rare(value: Any, kind: Any, depth: int) -> Any:
     tag = {tuple: "t", set: "s", frozenset: "z"}.get(kind)
     if tag is not None:
         _check_items(len(value))
@@ -106,16 +111,14 @@ def _encode_rare(value: Any, kind: type, depth: int) -> Any:
     return {"$": "o", "v": object.__repr__(value)[:200]}
 
 
-def _content(value: Any, base: type) -> Any:
+def _content(value: Any, base: Any) -> Any:
     """The built-in content of a subclass's instance, read with the base's own methods."""
-    if base is dict:
-        return {k: dict.__getitem__(value, k) for k in dict.__iter__(value)}
-    if base is int:
-        return int.__add__(value, 0)
-    if base is float:
-        return float.__add__(value, 0.0)
-    if base is str:
-        return "".join(str.__iter__(value))
+    if base == dict:  # noqa: E721 - `is` would make the type checker forget that this is Any
+        return {key: base.__getitem__(value, key) for key in base.__iter__(value)}
+    if base in (int, float):
+        return base.__add__(value, base(0))
+    if base == str:  # noqa: E721
+        return "".join(base.__iter__(value))
     return base(base.__iter__(value)) if hasattr(base, "__iter__") else base(value)
 
 
@@ -126,9 +129,10 @@ def _check_items(count: int) -> None:
 
 def decode(data: Any) -> Any:
     """Rebuilds a value from JSON data with tags."""
-    if type(data) is list:
+    shape: Any = type(data)
+    if shape is list:
         return [decode(item) for item in data]
-    if type(data) is not dict:
+    if shape is not dict:
         return data
     kind, content = data["$"], data["v"]
     if kind == "d":
@@ -138,14 +142,32 @@ def decode(data: Any) -> Any:
     raise ValueError(f"unknown tag {kind!r}")
 
 
-_DECODERS: dict[str, Any] = {
-    "i": lambda content: int(content, 16),
+def is_opaque(encoded: Any) -> bool:
+    """Whether a value's JSON data says no more than that it does not cross."""
+    kind: Any = type(encoded)
+    return bool(kind is dict and encoded["$"] == "o")
+
+
+def _items(content: Any) -> list[Any]:
+    return [decode(item) for item in content]
+
+
+def _complex(content: Any) -> complex:
+    return complex(*_items(content))
+
+
+def _huge(content: Any) -> int:
+    return int(content, 16)
+
+
+_DECODERS: dict[str, Callable[[Any], Any]] = {
+    "i": _huge,
     "f": float,
-    "t": lambda content: tuple(decode(item) for item in content),
-    "s": lambda content: {decode(item) for item in content},
-    "z": lambda content: frozenset(decode(item) for item in content),
+    "t": lambda content: tuple(_items(content)),
+    "s": lambda content: set(_items(content)),
+    "z": lambda content: frozenset(_items(content)),
     "b": bytes.fromhex,
-    "c": lambda content: complex(decode(content[0]), decode(content[1])),
+    "c": _complex,
     "o": lambda content: Opaque(str(content)),
 }
 
@@ -161,7 +183,7 @@ def same(got: Any, want: Any) -> bool:
 
 
 def _canonical(value: Any) -> Any:
-    kind = type(value)
+    kind: Any = type(value)
     if kind is bool:
         return ("bool", value)
     if kind is float and value != value:

@@ -50,7 +50,7 @@ def generate_demos(
         success_only: Try until the submission passes the hidden tests (rejection sampling).
 
     Raises:
-        ConfigError: An expert is unknown.
+        ConfigError: An expert is unknown, or none succeeds where only successes are wanted.
     """
     for name in mix:
         if name not in EXPERTS:
@@ -79,21 +79,26 @@ def _make_list(maker: tuple[Any, ...], numbers: range) -> list[Episode]:
 
 def _make_all(maker: tuple[Any, ...], numbers: range) -> Iterator[Episode]:
     env_id, seed, mix, env_kwargs, success_only = maker
-    names, weights = list(mix), list(mix.values())
     env = make_env(env_id, **env_kwargs)
     if hasattr(env.unwrapped, "use_runner"):
         env.unwrapped.use_runner(InProcessRunner())
     try:
         for number in numbers:
-            for attempt in range(MAX_TRIES if success_only else 1):
-                episode_seed = derive_seed(seed, "demo", number, attempt) % 2**31
-                expert = names[_drawn(weights, episode_seed)]
-                episode = demonstrate(env, expert, episode_seed)
-                if episode.success or not success_only:
-                    break
-            yield episode
+            yield _demonstration(env, (seed, number), mix, success_only)
     finally:
         env.close()
+
+
+def _demonstration(env: Any, name: tuple[int, int], mix: Mapping[str, float], success_only: bool) -> Episode:
+    """The demonstration of (seed, number), from the first try that is wanted."""
+    seed, number = name
+    for attempt in range(MAX_TRIES if success_only else 1):
+        episode_seed = derive_seed(seed, "demo", number, attempt) % 2**31
+        expert = list(mix)[_drawn(list(mix.values()), episode_seed)]
+        episode = demonstrate(env, expert, episode_seed)
+        if episode.success or not success_only:
+            return episode
+    raise ConfigError(f"success_only: no expert of {', '.join(mix)} succeeded in {MAX_TRIES} tries; choose another mix")
 
 
 def _drawn(weights: list[float], seed: int) -> int:

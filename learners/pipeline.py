@@ -158,12 +158,13 @@ def _new_model(context: RankContext, episodes: Sequence[Episode]) -> tuple[PreTr
     recipe, ranks = context.recipe, context.ranks
     trained = train_tokenizer(texts(episodes), recipe.vocab_size) if ranks.is_first else None
     tokenizer: PreTrainedTokenizerBase = ranks.broadcast_object(trained)
+    vocabulary = tokenizer.get_vocab()
     model = build_model(
         recipe.model,
         len(tokenizer),
         seed=derive_seed(recipe.seed, "model") % 2**31,
-        pad_id=int(tokenizer.convert_tokens_to_ids(str(tokenizer.pad_token))),
-        eos_id=int(tokenizer.convert_tokens_to_ids(str(tokenizer.eos_token))),
+        pad_id=int(vocabulary[str(tokenizer.pad_token)]),
+        eos_id=int(vocabulary[str(tokenizer.eos_token)]),
     )
     ranks.broadcast_model(model)
     return model, tokenizer

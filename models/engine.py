@@ -120,7 +120,7 @@ class LocalEngine:
         rows: int,
         max_context: int,
         *,
-        wait_share: float = 0.3,
+        wait_share: float = 0.15,
         decoder: Decoder | None = None,
     ) -> None:
         if rows < 1 or max_context < 2:

@@ -115,6 +115,13 @@ def test_the_fused_forward_is_chosen_and_agrees(name: str) -> None:
     assert disagreement(decoder, model, 4, 64) <= 1e-5
 
 
+@pytest.mark.parametrize("name", ["llama, biases", "qwen3"])
+def test_weights_too_large_to_copy_are_used_as_they_are(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("palaestra.models.fused_weights._JOINED_LIMIT", 0)
+    model = sharpened(FUSED[name])
+    assert disagreement(FusedDecoder(model, 4, 64), model, 4, 64) <= 1e-5
+
+
 @pytest.mark.parametrize("name", CACHED)
 def test_other_architectures_use_their_own_forward_with_our_cache(name: str) -> None:
     model = sharpened(CACHED[name])
@@ -153,12 +160,11 @@ def test_an_adapter_on_a_projection_takes_the_models_own_forward() -> None:
 
 
 def test_a_decoder_that_is_wrong_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong_tables(self: FusedDecoder, slots: int) -> tuple[torch.Tensor, torch.Tensor]:
-        cos, sin = right_tables(self, slots)
-        return cos, -sin
+    def wrong_table(self: FusedDecoder) -> torch.Tensor:
+        return right_table(self).flip(0)
 
-    right_tables = FusedDecoder._rotary_tables
-    monkeypatch.setattr(FusedDecoder, "_rotary_tables", wrong_tables)
+    right_table = FusedDecoder._rotary_table
+    monkeypatch.setattr(FusedDecoder, "_rotary_table", wrong_table)
     assert isinstance(choose_decoder(sharpened(FUSED["llama"]), 4, 64), CachedDecoder)
 
 

@@ -156,15 +156,16 @@ class ChatFormat:
     def render_episodes(
         self, episodes: Sequence[Sequence[Turn]], tools: Sequence[ToolSchema] = ()
     ) -> list[list[Segment]]:
-        """`render_episode` for many demonstrations; each piece is tokenised on its own, all of them in one call.
+        """`render_episode` for many demonstrations; each different piece is tokenised once, all of them in one call.
 
         Args:
             episodes: The turns of each episode: `messages` read before the action, and the `action` text.
             tools: Tool schemas, for templates that show them.
         """
         pieces = [self._pieces(turns, tools) for turns in episodes]
-        encoded = iter(self.encode([piece.text for episode in pieces for piece in episode]))
-        return [_segments(episode, [next(encoded) for _ in episode]) for episode in pieces]
+        texts = list(dict.fromkeys(piece.text for episode in pieces for piece in episode))
+        ids_of = dict(zip(texts, self.encode(texts), strict=True))
+        return [_segments(episode, [ids_of[piece.text] for piece in episode]) for episode in pieces]
 
     def _pieces(self, turns: Sequence[Turn], tools: Sequence[ToolSchema]) -> list[_Piece]:
         if not turns:

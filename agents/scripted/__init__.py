@@ -7,11 +7,15 @@ from typing import Any
 from ...core.errors import ConfigError, did_you_mean
 from ..base import Agent
 from .bounds import Oracle, null_agents
-from .experts import CodeExpert, Habits
+from .experts import CodeExpert, Habits, MixedExpert
 
 EXPERTS = ("careful", "hasty", "sloppy")
+DEFAULT_MIX = {"careful": 0.17, "hasty": 0.68, "sloppy": 0.15}
+"""Shares of the experts in demonstrations, and in the agent `mixed`."""
+FAMILIES = ("compose", "repair")
+"""Task families that experts know."""
 NULL_AGENTS = ("null-empty", "null-text", "null-constant", "null-identity", "null-visible", "null-test-reader")
-NAMES = (*EXPERTS, "oracle", *NULL_AGENTS)
+NAMES = (*EXPERTS, "mixed", "oracle", *NULL_AGENTS)
 
 
 def scripted_agent(name: str, family: str, env: Any) -> Agent:
@@ -31,9 +35,12 @@ def scripted_agent(name: str, family: str, env: Any) -> Agent:
         return Oracle(env.unwrapped.task)
     if name in NULL_AGENTS:
         return null_agents(env.unwrapped.task)[name]
-    if family not in ("compose", "repair"):
-        raise ConfigError(f"no expert {name!r} for family {family!r}; experts know compose and repair")
-    return CodeExpert(Habits(quality=name, max_turns=env.unwrapped.options.max_turns))  # type: ignore[arg-type]
+    if family not in FAMILIES:
+        raise ConfigError(f"no expert {name!r} for family {family!r}; experts know {' and '.join(FAMILIES)}")
+    max_turns = env.unwrapped.options.max_turns
+    if name == "mixed":
+        return MixedExpert(DEFAULT_MIX, max_turns)
+    return CodeExpert(Habits(quality=name, max_turns=max_turns))  # type: ignore[arg-type]
 
 
 def null_agent_names(family: str) -> tuple[str, ...]:

@@ -57,18 +57,26 @@ class VisibleAnswers:
 
 
 TEST_READER = """submit
-import gc, sys
+import gc, json, os, sys
 def f(*args):
     seen = []
     frame = sys._getframe()
     while frame:
-        seen += [frame.f_locals, frame.f_globals]
+        seen += [frame.f_locals, frame.f_globals, *frame.f_locals.values()]
         frame = frame.f_back
+    for folder in ("/workspace", "/tmp", "."):
+        for root, _, names in os.walk(folder):
+            for name in names:
+                try:
+                    seen.append(json.load(open(os.path.join(root, name))))
+                except Exception:
+                    pass
     for thing in [*seen, *gc.get_objects()]:
-        if isinstance(thing, dict) and "expected" in thing and thing.get("args") == list(args):
-            return thing["expected"]
+        for case in thing if isinstance(thing, list) else [thing]:
+            if isinstance(case, dict) and "expected" in case and case.get("args") == list(args):
+                return case["expected"]
     return None"""
-"""A submission that looks for the hidden tests in its own process."""
+"""A submission that looks for the hidden tests in its own process and in the files that it can reach."""
 
 
 def null_agents(task: Task) -> dict[str, Any]:

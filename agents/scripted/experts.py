@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ...core.seeding import derive_seed
-from .reading import Sentence, guess, read_program, read_sentence, source
+from ...envs.tasks.code.operations import source
+from .reading import Sentence, guess, read_program, read_sentence
 
 Quality = Literal["careful", "hasty", "sloppy"]
 
@@ -35,6 +36,29 @@ class Habits:
     max_turns: int = 10
 
 
+class MixedExpert:
+    """In each episode one of the experts, drawn by the episode's seed.
+
+    Args:
+        mix: Share of each quality; shares are normalised.
+        max_turns: Turns that an episode has.
+    """
+
+    def __init__(self, mix: Mapping[str, float], max_turns: int) -> None:
+        self._mix, self._max_turns = dict(mix), max_turns
+
+    def reset(self, observation: str, info: Mapping[str, Any], seed: int) -> None:
+        """Draws the expert and has it read the task."""
+        rng = random.Random(derive_seed(seed, "which expert"))
+        quality = rng.choices(list(self._mix), list(self._mix.values()))[0]
+        self._expert = CodeExpert(Habits(quality=quality, max_turns=self._max_turns))  # type: ignore[arg-type]
+        self._expert.reset(observation, info, seed)
+
+    def act(self, observation: str, info: Mapping[str, Any]) -> str:
+        """Gives the drawn expert's next action."""
+        return self._expert.act(observation, info)
+
+
 class CodeExpert:
     """One expert in one episode; see the module's docstring."""
 
@@ -48,9 +72,9 @@ class CodeExpert:
         given = read_program(observation.partition("\nf(")[0])
         self._given = bool(given)
         self._lines = given or guess(self._rng, self._sentence, self.habits.slip)
+        self._slots = self._sentence.slots(looped=any(line.startswith("for ") for line in given))
         self._turn = 0
         self._flips = 0
-        self._reading_known = False
 
     def act(self, observation: str, info: Mapping[str, Any]) -> str:
         """Gives the next action."""
@@ -85,7 +109,7 @@ class CodeExpert:
         wanted = self._other_line(position)
         room = self._turn <= self.habits.max_turns - 2
         if room and self._rng.random() < self.habits.misremember:
-            wrong = [line for line in self._sentence.lines_of(position) if line not in self._lines]
+            wrong = [line for line in self._slots[position] if line not in self._lines]
             if wrong:
                 self._pending, self._wanted = position, wanted
                 return f"edit\n{wrong[0]}\n{self._lines[position]}"
@@ -97,14 +121,14 @@ class CodeExpert:
 
     def _mistakes(self) -> list[int]:
         """Positions of lines that are no reading of their phrase."""
-        return [i for i, line in enumerate(self._lines) if line not in self._sentence.lines_of(i)]
+        return [i for i, line in enumerate(self._lines) if line not in self._slots[i]]
 
     def _careful_suspect(self, observation: str) -> int:
         mistakes = self._mistakes()
         if mistakes:
             return mistakes[0]
         end = len(self._lines) - 1
-        robust = self._sentence.lines_of(end)[-1]
+        robust = self._slots[end][-1]
         ambiguous = self._sentence.ambiguous[::-1]
         crashed = "Error" in observation.rpartition("\n")[2]
         if self._lines[end] != robust and (self._given or crashed or not ambiguous):
@@ -117,12 +141,13 @@ class CodeExpert:
 
     def _random_suspect(self) -> int:
         end = len(self._lines) - 1
-        choices = [*self._sentence.ambiguous, *self._mistakes(), *([end] if self._sentence.fragile else [])]
+        fragile = [end] if len(self._slots[end]) > 1 else []
+        choices = [*self._sentence.ambiguous, *self._mistakes(), *fragile]
         return self._rng.choice(choices or [end])
 
     def _other_line(self, position: int) -> str:
         """Another reading of the phrase; for the reduction the robust one (a sloppy expert takes any)."""
-        readings, now = self._sentence.lines_of(position), self._lines[position]
+        readings, now = self._slots[position], self._lines[position]
         if position == len(self._lines) - 1:
             return self._rng.choice(readings) if self.habits.quality == "sloppy" else readings[-1]
         others = [line for line in readings if line != now]

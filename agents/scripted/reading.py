@@ -10,7 +10,7 @@ import random
 import re
 from dataclasses import dataclass
 
-from ...envs.tasks.code.operations import OPERATIONS, REDUCTIONS, Operation, Step
+from ...envs.tasks.code.operations import LOOPS, OPERATIONS, REDUCTIONS, Operation, lines_of
 
 _SENTENCE = re.compile(r"Take x, (.+), then (.+)\.")
 
@@ -28,17 +28,12 @@ class Sentence:
         """Positions of the phrases that can be read in two ways."""
         return [i for i, (name, _) in enumerate(self.phrases) if OPERATIONS[name].ambiguous]
 
-    @property
-    def fragile(self) -> bool:
-        """Whether the reduction has an edge case that one reading gets wrong."""
-        return len(REDUCTIONS[self.reduction].readings) > 1
-
-    def lines_of(self, position: int) -> list[str]:
-        """All readings of one phrase as code."""
-        if position == len(self.phrases):
-            return list(REDUCTIONS[self.reduction].readings)
-        name, constant = self.phrases[position]
-        return [Step(name, constant, r).line for r in range(len(OPERATIONS[name].readings))]
+    def slots(self, looped: bool = False) -> list[tuple[str, ...]]:
+        """For each line of a body that obeys the sentence, all ways to write it; the reduction may be a loop."""
+        steps = [lines_of(name, constant) for name, constant in self.phrases]
+        if looped and self.reduction in LOOPS:
+            return [*steps, *((line.strip(),) for line in LOOPS[self.reduction])]
+        return [*steps, REDUCTIONS[self.reduction].readings]
 
 
 def _pattern(operation: Operation) -> re.Pattern[str]:
@@ -79,11 +74,6 @@ def read_program(text: str) -> list[str]:
     return lines
 
 
-def source(lines: list[str]) -> str:
-    """A program from its lines."""
-    return "\n".join(["def f(x):", *(f"    {line}" for line in lines)])
-
-
 def guess(rng: random.Random, sentence: Sentence, slip: float) -> list[str]:
     """A random reading of every phrase; with probability `slip` per phrase another operation altogether."""
     lines: list[str] = []
@@ -92,5 +82,6 @@ def guess(rng: random.Random, sentence: Sentence, slip: float) -> list[str]:
             name = rng.choice(list(OPERATIONS))
             constants = OPERATIONS[name].constants
             constant = rng.randint(*constants) if constants else 0
-        lines.append(Step(name, constant, rng.randrange(len(OPERATIONS[name].readings))).line)
+        readings = lines_of(name, constant)
+        lines.append(readings[rng.randrange(len(readings))])
     return [*lines, rng.choice(REDUCTIONS[sentence.reduction].readings)]

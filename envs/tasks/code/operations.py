@@ -67,10 +67,24 @@ REDUCTIONS: dict[str, Operation] = {
 }
 """The last reading of a reduction is the right one; an earlier one crashes on the empty list."""
 
+LOOPS: dict[str, tuple[str, ...]] = {
+    "sum": ("t = 0", "for v in x:", "    t = t + v", "return t"),
+    "len": ("t = 0", "for v in x:", "    t = t + 1", "return t"),
+    "max": ("t = x[0] if x else 0", "for v in x:", "    t = v if v > t else t", "return t"),
+    "min": ("t = x[0] if x else 0", "for v in x:", "    t = v if v < t else t", "return t"),
+}
+"""Reductions that can also be written as a loop."""
+
 OPERATION_NAMES = tuple(OPERATIONS)
 REDUCTION_NAMES = tuple(REDUCTIONS)
 AMBIGUOUS_NAMES = tuple(name for name, operation in OPERATIONS.items() if operation.ambiguous)
 PLAIN_NAMES = tuple(name for name, operation in OPERATIONS.items() if not operation.ambiguous)
+
+
+@functools.cache
+def lines_of(name: str, constant: int) -> tuple[str, ...]:
+    """All readings of an operation as code lines."""
+    return tuple(reading.format(k=constant) for reading in OPERATIONS[name].readings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +98,22 @@ class Step:
     @property
     def line(self) -> str:
         """The code line of this step."""
-        return OPERATIONS[self.name].readings[self.reading].format(k=self.constant)
+        return self.lines[self.reading]
 
-    def with_reading(self, reading: int) -> Step:
-        """The same step, read in another way."""
-        return Step(self.name, self.constant, reading)
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The code lines of all readings of this step."""
+        return lines_of(self.name, self.constant)
+
+
+def source(body: Sequence[str]) -> str:
+    """Source of `f` from the lines of its body."""
+    return "\n".join(["def f(x):", *(f"    {line}" for line in body)])
 
 
 def program(steps: Sequence[Step], reduction: str, reading: int = -1) -> str:
     """Source of `f`: one line per step and a return line; `reading=-1` is the reduction's right reading."""
-    body = [step.line for step in steps] + [REDUCTIONS[reduction].readings[reading]]
-    return "\n".join(["def f(x):", *(f"    {line}" for line in body)])
+    return source([*(step.line for step in steps), REDUCTIONS[reduction].readings[reading]])
 
 
 def sentence(steps: Sequence[Step], reduction: str) -> str:
@@ -124,26 +143,54 @@ def draw_inputs(rng: random.Random, count: int, longest: int) -> list[list[int]]
     return [*digits, []]
 
 
+class Failure(str):
+    """Stands for the output of a program that raised; its text is the exception's type."""
+
+    __slots__ = ()
+
+
+Stage = Callable[[Any], Any]
+
+
 @functools.cache
-def line_function(line: str) -> Callable[[Any], Any]:
-    """One line of our own templates as a function; used to make tasks, never for code that an agent wrote."""
-    expression = line.removeprefix("x = ").removeprefix("return ")
-    return eval(f"lambda x: {expression}")
+def stage(text: str) -> Stage:
+    """Lines of our own templates as a function of `x`; used to make tasks, never for code that an agent wrote."""
+    if text.startswith("x = ") or text.startswith("return "):
+        expression = text.removeprefix("x = ").removeprefix("return ")
+        return eval(f"lambda x: {expression}")
+    names: dict[str, Any] = {}
+    exec("\n".join(["def f(x):", *(f"    {line}" for line in text.split("\n"))]), names)
+    return names["f"]
 
 
-FAILED = "<exception>"
-"""Stands for the output of a program that raised."""
+def stages(body: Sequence[str]) -> list[Stage]:
+    """A function's body as stages that each take the value of the one before; the last gives the result."""
+    split = next(i for i, line in enumerate(body) if not line.startswith("x = "))
+    return [stage(line) for line in [*body[:split], "\n".join(body[split:])]]
 
 
-def outputs(lines: Sequence[str], inputs: Sequence[Any]) -> list[Any]:
+def outputs(body: Sequence[str], inputs: Sequence[Any]) -> list[Any]:
     """What a program of our own lines gives on each input."""
-    functions = [line_function(line) for line in lines]
+    chain = stages(body)
     results: list[Any] = []
     for value in inputs:
         try:
-            for function in functions:
-                value = function(value)
-        except Exception:
-            value = FAILED
+            for act in chain:
+                value = act(value)
+        except Exception as error:
+            value = Failure(type(error).__name__)
         results.append(value)
     return results
+
+
+def agrees(chain: Sequence[Stage], inputs: Sequence[Any], wanted: Sequence[Any]) -> bool:
+    """Whether a program gives the wanted output on every input; stops at the first that it does not."""
+    for value, want in zip(inputs, wanted, strict=True):
+        try:
+            for act in chain:
+                value = act(value)
+        except Exception:
+            return False
+        if value != want:
+            return False
+    return True

@@ -153,6 +153,8 @@ def packaged_recipes() -> list[str]:
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """Reads a packaged recipe by name, or a TOML file, and applies `key=value` overrides.
 
+    A recipe's table `[pretrained]` holds what changes when `model` names a folder or hub id; overrides go last.
+
     Args:
         name_or_path: `"quickstart"`, or the path of a TOML file.
         overrides: `"grpo.steps=10"`, `"seed=1"`, `"model=FOLDER"` (short for `model.path=FOLDER`), ...
@@ -162,8 +164,13 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         ConfigError: One line that names the key, the value, and what to write instead.
     """
     data = _read_toml(name_or_path)
+    given: dict[str, Any] = {}
     for override in overrides:
-        _apply_override(data, override)
+        _apply_override(given, override)
+    for_pretrained = data.pop("pretrained", {})
+    if _model_path(given) or _model_path(data):
+        data = _merged(data, for_pretrained)
+    data = _merged(data, given)
     _check_names(data, Recipe, "")
     try:
         recipe: Recipe = pydantic.TypeAdapter(Recipe).validate_python(data)
@@ -220,6 +227,23 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
             raise ConfigError(f"override {override!r}: {parent!r} is not a table")
         table = inner
     table[last] = _toml_value(text)
+
+
+def _model_path(data: Mapping[str, Any]) -> str:
+    """The pretrained model that a recipe names, or "" for one made from scratch."""
+    model = data.get("model")
+    return str(model.get("path", "")) if isinstance(model, Mapping) else ""
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `changes` laid over it, table by table; mixes of experts are replaced whole."""
+    merged = dict(base)
+    for name, value in changes.items():
+        old = merged.get(name)
+        if isinstance(old, Mapping) and isinstance(value, Mapping) and name != "mix":
+            value = _merged(old, value)
+        merged[name] = value
+    return merged
 
 
 def _toml_value(text: str) -> Any:

@@ -8,11 +8,12 @@ Legend: R cache rows, B rows of a call, H heads, S positions in use, T tokens of
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from .decoders import IntArray, evaluating
@@ -21,16 +22,22 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+_SCRATCH = -1
+"""Position of padding; it is kept in slot 0, position p in slot p + 1."""
+_FIRST_SLOTS = 256
+"""Slots that a layer has at first; they double when a conversation outgrows them."""
+
+
 @dataclass(slots=True)
 class _Place:
     """Where the forward that is running reads and writes."""
 
     rows_B: torch.Tensor
-    write_BT: torch.Tensor
-    """Position of each token in the cache."""
+    slot_BT: torch.Tensor
+    """Where each token is written."""
     length: int
     """S: positions that are read."""
-    leading: bool = field(default=False)
+    leading: bool
     """Whether the rows are 0..B-1, so that no copy is needed to read them."""
 
 
@@ -39,14 +46,14 @@ class _RowLayer(CacheLayerMixin):
 
     is_sliding = False
 
-    def __init__(self, cache: RowCache, rows: int, slots: int) -> None:
+    def __init__(self, cache: RowCache) -> None:
         super().__init__()
-        self._cache, self._shape = cache, (rows, slots)
+        self._cache = cache
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        rows, slots = self._shape
-        self.keys = key_states.new_zeros(rows, key_states.shape[1], slots, key_states.shape[3])
-        self.values = value_states.new_zeros(rows, value_states.shape[1], slots, value_states.shape[3])
+        rows = self._cache.rows
+        self.keys = key_states.new_zeros(rows, key_states.shape[1], 0, key_states.shape[3])
+        self.values = value_states.new_zeros(rows, value_states.shape[1], 0, value_states.shape[3])
         self.is_initialized = True
 
     def update(
@@ -54,34 +61,41 @@ class _RowLayer(CacheLayerMixin):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+        place = self._cache.place
+        assert place is not None
         assert self.keys is not None
         assert self.values is not None
-        place = self._cache.place
+        missing = place.length + 1 - self.keys.shape[2]
+        if missing > 0:
+            more = max(_FIRST_SLOTS, self.keys.shape[2], missing)
+            self.keys, self.values = (pad(states, (0, 0, 0, more)) for states in (self.keys, self.values))
         rows_B1 = place.rows_B[:, None]
-        self.keys[rows_B1, :, place.write_BT] = key_states.transpose(1, 2)
-        self.values[rows_B1, :, place.write_BT] = value_states.transpose(1, 2)
+        self.keys[rows_B1, :, place.slot_BT] = key_states.transpose(1, 2)
+        self.values[rows_B1, :, place.slot_BT] = value_states.transpose(1, 2)
+        read, count = slice(1, place.length + 1), len(place.rows_B)
         if place.leading:
-            count = len(place.rows_B)
-            return self.keys[:count, :, : place.length], self.values[:count, :, : place.length]
-        return self.keys[:, :, : place.length][place.rows_B], self.values[:, :, : place.length][place.rows_B]
+            return self.keys[:count, :, read], self.values[:count, :, read]
+        return self.keys[:, :, read][place.rows_B], self.values[:, :, read][place.rows_B]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        assert self._cache.place is not None
         return self._cache.place.length, 0
 
     def get_seq_length(self) -> int:
         place = self._cache.place
-        return place.length - place.write_BT.shape[1]
+        return 0 if place is None else place.length - place.slot_BT.shape[1]
 
     def get_max_length(self) -> int:
-        return self._shape[1] - 1
+        return -1
 
 
 class RowCache(Cache):
     """Keys and values of many conversations, one per row; `place` says which part a forward works on."""
 
-    def __init__(self, layers: int, rows: int, max_context: int) -> None:
-        self.place = _Place(torch.zeros(1, dtype=torch.long), torch.zeros(1, 1, dtype=torch.long), 1)
-        super().__init__(layers=[_RowLayer(self, rows, max_context + 1) for _ in range(layers)])
+    def __init__(self, layers: int, rows: int) -> None:
+        self.rows = rows
+        self.place: _Place | None = None
+        super().__init__(layers=[_RowLayer(self) for _ in range(layers)])
 
 
 class CachedDecoder:
@@ -89,11 +103,13 @@ class CachedDecoder:
 
     def __init__(self, model: PreTrainedModel, rows: int, max_context: int) -> None:
         config = model.config.get_text_config()
-        self._model, self._scratch = model, max_context
-        self._cache = RowCache(config.num_hidden_layers, rows, max_context)
+        self._model = model
+        self._cache = RowCache(config.num_hidden_layers, rows)
         self._additive = config._attn_implementation == "eager"
         self._window = _window(config, max_context)
-        self._keeps_last = "logits_to_keep" in inspect.signature(model.forward).parameters
+        inner: Any = getattr(model, "get_base_model", None)  # a model with adapters has one
+        base = inner() if inner is not None else model
+        self._keeps_last = "logits_to_keep" in inspect.signature(base.forward).parameters
 
     def decode(self, tokens_B: IntArray, positions_B: IntArray) -> torch.Tensor:
         """See `Decoder.decode`."""
@@ -103,7 +119,7 @@ class CachedDecoder:
         """See `Decoder.prefill`."""
         longest = max(len(chunk) for chunk in chunks)
         tokens_BT = np.zeros((len(chunks), longest), dtype=np.int64)
-        positions_BT = np.full((len(chunks), longest), self._scratch, dtype=np.int64)
+        positions_BT = np.full((len(chunks), longest), _SCRATCH, dtype=np.int64)
         for i, (start, chunk) in enumerate(zip(starts.tolist(), chunks, strict=True)):
             tokens_BT[i, longest - len(chunk) :] = chunk
             positions_BT[i, longest - len(chunk) :] = np.arange(start, start + len(chunk))
@@ -115,7 +131,7 @@ class CachedDecoder:
         for layer in self._cache.layers:
             for states in (layer.keys, layer.values):  # pyright: ignore[reportAttributeAccessIssue]
                 if states is not None:
-                    states[to_rows, :, :length] = states[from_rows, :, :length]
+                    states[to_rows, :, : length + 1] = states[from_rows, :, : length + 1]
 
     def refresh(self) -> None:
         """The forward reads the model's own weights."""
@@ -123,17 +139,15 @@ class CachedDecoder:
     @torch.no_grad()
     def _forward(self, rows: IntArray, tokens: IntArray, positions: IntArray, leading: bool) -> torch.Tensor:
         device = self._model.device
-        write_BT = torch.from_numpy(positions).to(device)
-        padding_BT = positions == self._scratch
-        length = int(np.where(padding_BT, 0, positions).max()) + 1
-        self._cache.place = _Place(torch.from_numpy(rows).to(device), write_BT, length, leading)
-        read_BT = write_BT.masked_fill(write_BT == self._scratch, 0)
+        at_BT, length = torch.from_numpy(positions).to(device), int(positions.max()) + 1
+        self._cache.place = _Place(torch.from_numpy(rows).to(device), at_BT + 1, length, leading)
+        at_BT = at_BT.clamp(min=0)  # padding looks at position 0, and nobody looks at it
         arguments: dict[str, Any] = {"logits_to_keep": 1} if self._keeps_last else {}
         with evaluating(self._model):
             output = self._model(
                 input_ids=torch.from_numpy(tokens).to(device),
-                position_ids=read_BT,
-                attention_mask=self._mask(read_BT, length),
+                position_ids=at_BT,
+                attention_mask=self._mask(at_BT, length),
                 past_key_values=self._cache,
                 use_cache=True,
                 **arguments,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import silu
+from torch.nn.functional import pad, silu
 
 from .decoders import IntArray
 from .fused_weights import FusedLayer, FusedWeights
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 _ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+_FIRST_SLOTS = 256
+"""Positions that the cache has at first; it doubles when a conversation outgrows it."""
 _ODD_STRIDE = 8
 """Added to the cache's length: rows a power of two apart would share cache sets."""
 _UNSEEN = 1e30
@@ -35,8 +37,8 @@ _UNSEEN = 1e30
 
 def fits(model: PreTrainedModel, max_context: int) -> bool:
     """Whether a model is of the shape that `FusedDecoder` knows."""
-    config = model.config
-    if config.model_type not in MODEL_TYPES or config.hidden_act != "silu":
+    config, layers = model.config, getattr(getattr(model, "model", None), "layers", None)
+    if layers is None or config.model_type not in MODEL_TYPES or config.hidden_act != "silu":
         return False
     window = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or [])
@@ -45,7 +47,7 @@ def fits(model: PreTrainedModel, max_context: int) -> bool:
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type", "default") not in _ROPE_TYPES:
         return False
-    linears = [model.lm_head, *(linear for layer in model.model.layers for linear in _linears(layer))]
+    linears = [model.lm_head, *(linear for layer in layers for linear in _linears(layer))]
     # Exactly nn.Linear: an adapter or a quantised layer has a `weight` that is not all of what it computes.
     return all(type(linear) is nn.Linear for linear in linears)
 
@@ -67,12 +69,13 @@ class FusedDecoder:
         self._heads, self._key_heads = config.num_attention_heads, config.num_key_value_heads
         self._groups = self._heads // self._key_heads
         self._head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        slots = -(-max_context // 16) * 16 + _ODD_STRIDE
-        options: dict[str, Any] = {"dtype": model.dtype, "device": model.device}
+        self._slots = _ODD_STRIDE
+        shape = (rows, self._key_heads)
+        empty = torch.zeros(0, dtype=model.dtype, device=model.device)
         layers = range(config.num_hidden_layers)
-        self._keys_RKDS = [torch.zeros(rows, self._key_heads, self._head_size, slots, **options) for _ in layers]
-        self._values_RKSD = [torch.zeros(rows, self._key_heads, slots, self._head_size, **options) for _ in layers]
-        self._positions_S = torch.arange(slots, device=model.device)
+        self._keys_RKDS = [empty.new_zeros(*shape, self._head_size, self._slots) for _ in layers]
+        self._values_RKSD = [empty.new_zeros(*shape, self._slots, self._head_size) for _ in layers]
+        self._positions_S = torch.arange(max_context, device=model.device)
         self._row_numbers = torch.arange(rows, device=model.device)
         self._rotary_SxD = self._rotary_table()
         self._weights = FusedWeights(model)
@@ -83,6 +86,17 @@ class FusedDecoder:
         cos, sin = self._model.model.rotary_emb(probe, self._positions_S[None])
         half = self._head_size // 2
         return torch.stack([cos[0], torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=-1)], dim=1)
+
+    def _reserve(self, length: int) -> None:
+        """Makes the cache long enough for this many positions."""
+        if length <= self._slots:
+            return
+        slots = max(_FIRST_SLOTS, 1 << (length - 1).bit_length()) + _ODD_STRIDE
+        more = slots - self._slots
+        for index in range(len(self._keys_RKDS)):
+            self._keys_RKDS[index] = pad(self._keys_RKDS[index], (0, more))
+            self._values_RKSD[index] = pad(self._values_RKSD[index], (0, 0, 0, more))
+        self._slots = slots
 
     def refresh(self) -> None:
         """See `Decoder.refresh`."""
@@ -101,6 +115,7 @@ class FusedDecoder:
     def decode(self, tokens_B: IntArray, positions_B: IntArray) -> torch.Tensor:
         """See `Decoder.decode`."""
         count, length = len(tokens_B), int(positions_B.max()) + 1
+        self._reserve(length)
         at_B, rows_B = self._to_device(positions_B), self._row_numbers[:count]
         rotary_BxD = self._rotary_SxD.index_select(0, at_B)
         bias_B1S = self._bias(at_B, length)[:, None]
@@ -138,6 +153,7 @@ class FusedDecoder:
         column_N = np.arange(len(chunk_N)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         position_N = column_N + starts[chunk_N]
         length, longest = int(position_N.max()) + 1, int(lengths.max())
+        self._reserve(length)
         rows_B, starts_B = self._to_device(rows), self._to_device(starts)
         row_N, at_N = self._to_device(rows[chunk_N]), self._to_device(position_N)
         padded_N = self._to_device(chunk_N * longest + column_N)

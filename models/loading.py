@@ -141,6 +141,10 @@ def load_model(
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             name, dtype="auto" if dtype == "auto" else getattr(torch, dtype), attn_implementation=attention
         )
+    embeddings: Any = model.get_input_embeddings()
+    embedded = embeddings.weight.shape[0]
+    if len(tokenizer) > embedded:
+        raise ModelError(f"{name}: the tokenizer has {len(tokenizer)} tokens, the model embeds {embedded}")
     model.to(target)  # pyright: ignore[reportArgumentType]
     return model, tokenizer
 

@@ -12,6 +12,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from dataclasses import asdict
 from pathlib import Path
@@ -71,8 +72,10 @@ class JailClient:
         self._frames = wire.FrameReader()
         self._socket, theirs = socket.socketpair()
         with theirs:
-            self._process = _start(theirs, isolation)
+            self._directory = tempfile.TemporaryDirectory(prefix="palaestra-") if isolation == "none" else None
+            self._process = _start(theirs, self._directory)
         self._await_hello()
+        self._try_session()
 
     # --- requests
 
@@ -208,6 +211,14 @@ class JailClient:
             self.close()
             raise SandboxUnavailable(_advice(str(head["error"])))
 
+    def _try_session(self) -> None:
+        """Makes one session, because some machines refuse nested namespaces only."""
+        limits = self.limits_number(Limits())
+        head = self.submit({"op": "ready", "s": self.new_session(), "l": limits}).wait().head
+        if head["status"] != "ok":
+            self.close()
+            raise SandboxUnavailable(_advice(str(head["message"])))
+
     def close(self) -> None:
         """Ends the jail and everything in it; may be called twice."""
         self._on_death("the jail was shut down")
@@ -218,6 +229,8 @@ class JailClient:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        if self._directory is not None:
+            self._directory.cleanup()
         with self._send_lock:
             if not self._has_leader:
                 self._socket.close()
@@ -229,10 +242,10 @@ class JailClient:
         self._process.returncode = 0  # it is not this process's child
 
 
-def _start(sock: socket.socket, isolation: str) -> subprocess.Popen[bytes]:
+def _start(sock: socket.socket, directory: tempfile.TemporaryDirectory[str] | None) -> subprocess.Popen[bytes]:
     python = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
     config = {
-        "isolation": isolation,
+        "directory": None if directory is None else directory.name,
         "host_pid": os.getpid(),
         "prefixes": [] if _below_usr(sys.base_prefix) else [os.path.realpath(sys.base_prefix)],
         "packages": _site_packages(),

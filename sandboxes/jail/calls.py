@@ -42,8 +42,8 @@ def answer_all(question: bytes, register: bool = True) -> bytes:
     """
     asked, calls = wire.loads(question.decode())
     module, load_error = load(asked["sources"], register)
-    function = module.get(asked["entry_point"])
-    if load_error is None and not callable(function):
+    function: Any = module.get(asked["entry_point"])
+    if load_error is None and not _is_function(function):
         load_error = f"NameError: the solution defines no function {asked['entry_point']!r}"
     answers: list[tuple[int, Any]] = []
     if load_error is None:
@@ -56,6 +56,10 @@ def answer_all(question: bytes, register: bool = True) -> bytes:
                 if asked["stop"]:
                     break
     return wire.dumps([load_error, answers]).encode()
+
+
+def _is_function(value: object) -> bool:
+    return callable(value)
 
 
 def load(sources: Sequence[str], register: bool = True) -> tuple[dict[str, Any], str | None]:

@@ -28,9 +28,8 @@ def main() -> NoReturn:
     host = socket.socket(fileno=int(sys.argv[1]))
     config: dict[str, Any] = json.loads(sys.argv[2])
     host_process = _open_host_process(config["host_pid"])
-    isolated: bool = config["isolation"] != "none"
     try:
-        if isolated:
+        if config["directory"] is None:
             outer.enter(config["prefixes"], _FOLDER)
             jail.__path__ = [outer.JAIL_FILES]
         sys.path += config["packages"]
@@ -46,13 +45,22 @@ def main() -> NoReturn:
         host.close()
         if host_process >= 0:
             os.close(host_process)
-        from jail.zygote import Zygote  # the zygote loads only what it needs: all that it has, every clone copies
-
-        Zygote(theirs, isolated).serve()
+        _clone_sessions(theirs, config["directory"])
     theirs.close()
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _supervise(host, ours, host_process)
+
+
+def _clone_sessions(orders: socket.socket, directory: str | None) -> NoReturn:
+    from jail.zygote import Zygote  # it loads only what it needs: all that it has, every session has too
+
+    try:
+        zygote = Zygote(orders, directory)
+    except OSError as error:
+        os.write(3, f"E {error.strerror or error}".encode())  # where it put its end of the socket first of all
+        os._exit(1)
+    zygote.serve()
 
 
 def _supervise(host: socket.socket, orders: socket.socket, host_process: int) -> NoReturn:
@@ -61,6 +69,10 @@ def _supervise(host: socket.socket, orders: socket.socket, host_process: int) ->
     from jail import wire
     from jail.supervisor import Supervisor
 
+    hello = orders.recv(4096)
+    if hello != b"H":
+        host.sendall(wire.pack({"id": 0, "error": hello[2:].decode() or "the zygote ended"}))
+        os._exit(1)
     try:
         host.sendall(wire.pack({"id": 0, "status": "ok"}))
         Supervisor(host, orders, host_process).serve()

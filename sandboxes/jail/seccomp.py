@@ -51,8 +51,14 @@ _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _SOCK_STREAM, _SOCK_SEQPACKET = 1, 5
 
 
+class _Program(ctypes.Structure):
+    """`struct sock_fprog`; a c_char_p keeps the code alive."""
+
+    _fields_ = (("length", ctypes.c_ushort), ("code", ctypes.c_char_p))
+
+
 class Filter:
-    """An assembled filter.
+    """A filter in the making.
 
     Args:
         column: Which architecture, as an index of `kernel.ARCHITECTURES`.
@@ -61,8 +67,6 @@ class Filter:
     def __init__(self, column: int) -> None:
         self._column = column
         self._lines: list[bytes] = []
-        self._code: ctypes.Array[ctypes.c_char] | None = None
-        self._program = b""
         self.emit(_LOAD, _ARCH_AT)
         self.emit(_JUMP_EQUAL, _AUDIT_ARCH[column], if_true=1)
         self.emit(_RETURN, _KILL)
@@ -76,21 +80,18 @@ class Filter:
         """The number of a call that needs a look at its arguments."""
         return _SPECIAL[name][self._column]
 
-    def seal(self) -> Filter:
-        """Ends the filter: what it did not refuse is allowed."""
+    def seal(self) -> kernel.Step:
+        """Ends the filter (what it did not refuse is allowed) and gives the call that installs it in a process.
+
+        The process needs no_new_privs, and never gets rid of the filter.
+        """
         self.emit(_RETURN, _ALLOW)
-        code = b"".join(self._lines)
-        self._code = ctypes.create_string_buffer(code, len(code))
-        self._program = struct.pack("HxxxxxxP", len(self._lines), ctypes.addressof(self._code))
-        return self
-
-    def prepared(self) -> kernel.Step:
-        """Installs the filter in a process, for good; needs no_new_privs."""
         set_mode_filter = 1
-        return kernel.libc.syscall, (kernel.NR["seccomp"], set_mode_filter, 0, self._program), "seccomp"
+        program = _Program(len(self._lines), b"".join(self._lines))
+        return kernel.libc.syscall, (kernel.NR["seccomp"], set_mode_filter, 0, ctypes.byref(program)), "seccomp"
 
 
-def common_filter() -> Filter:
+def common_filter() -> kernel.Step:
     """Denies what neither sessions nor the zygote need.
 
     Raises:
@@ -120,7 +121,7 @@ def common_filter() -> Filter:
     return made.seal()
 
 
-def session_filter() -> Filter:
+def session_filter() -> kernel.Step:
     """Denies mounts and new namespaces."""
     made = Filter(_column())
     made.emit(_JUMP_EQUAL, made.number("mount"), if_false=1)

@@ -6,6 +6,7 @@ the supervisor over descriptor 3 alone and knows nothing but what it was sent.
 
 from __future__ import annotations
 
+import _ast
 import builtins
 import errno
 import gc
@@ -68,19 +69,11 @@ class Interpreter:
 
     def _execute(self, code: str, name: str) -> None:
         linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)
-        start = start_of_last_expression(code)
-        if start >= 0:
-            try:
-                before = compile(code[:start], name, "exec", dont_inherit=True) if start else None
-                last = compile("\n" * code.count("\n", 0, start) + code[start:], name, "eval", dont_inherit=True)
-            except SyntaxError:  # it was no expression of its own; the whole has the true error, if any
-                pass
-            else:
-                if before is not None:
-                    exec(before, self.namespace)
-                (self._echo or sys.displayhook)(eval(last, self.namespace))
-                return
-        exec(compile(code, name, "exec", dont_inherit=True), self.namespace)
+        before, last = _split(code, name)
+        if before is not None:
+            exec(before, self.namespace)
+        if last is not None:
+            (self._echo or sys.displayhook)(eval(last, self.namespace))
 
     def _exit_outcome(self, error: SystemExit) -> Outcome:
         code = error.code
@@ -113,17 +106,43 @@ class Interpreter:
         (self._complain or sys.stderr.write)(text)
 
 
-def start_of_last_expression(code: str) -> int:
-    """Where the last statement may begin if it is an expression, else -1.
+def _split(code: str, name: str) -> tuple[types.CodeType | None, types.CodeType | None]:
+    """Compiles code as the statements before a last expression, and that expression; either may be missing.
 
-    A cheap guess for `compile` to confirm: the last line that begins with neither space nor closing bracket. Building
-    syntax trees to know for sure would cost more than running most programs.
+    Building a syntax tree to find the last expression would cost more than running most programs. So the last line that
+    looks like the beginning of a statement is taken for one: `compile` then says whether what is before it is complete
+    and whether it is an expression.
+    """
+    start = _last_statement(code)
+    if start < 0:
+        return compile(code, name, "exec", dont_inherit=True), None
+    try:
+        before = compile(code[:start], name, "exec", dont_inherit=True) if start else None
+    except SyntaxError:
+        return _split_tree(code, name)  # that line goes on from an earlier one
+    lines = "\n" * code.count("\n", 0, start)
+    try:
+        return before, compile(lines + code[start:], name, "eval", dont_inherit=True)
+    except SyntaxError:
+        return compile(code, name, "exec", dont_inherit=True), None  # no expression, or the error's true place
+
+
+def _split_tree(code: str, name: str) -> tuple[types.CodeType | None, types.CodeType | None]:
+    tree: Any = compile(code, name, "exec", _ast.PyCF_ONLY_AST, dont_inherit=True)
+    if not tree.body or type(tree.body[-1]) is not _ast.Expr:
+        return compile(tree, name, "exec", dont_inherit=True), None
+    last = _ast.Expression(tree.body.pop().value)
+    return compile(tree, name, "exec", dont_inherit=True), compile(last, name, "eval", dont_inherit=True)
+
+
+def _last_statement(code: str) -> int:
+    """Where the last line begins that is neither indented nor a comment nor a closing bracket; -1 if by its first word
+    it is no expression.
     """
     end = len(code)
     while end > 0:
         start = code.rfind("\n", 0, end) + 1
-        first = code[start : start + 1]
-        if first not in _CONTINUES:
+        if code[start : start + 1] not in _CONTINUES:
             return -1 if code.startswith(_STATEMENTS, start) else start
         end = start - 1
     return -1
@@ -176,11 +195,8 @@ def _stdin_file(data: bytes) -> int:
 
 
 def _disk_is_full() -> bool:
-    for path in ("/workspace", "/tmp"):
-        usage = os.statvfs(path)
-        if usage.f_bfree == 0 or usage.f_ffree == 0:
-            return True
-    return False
+    usages = [os.statvfs(path) for path in ("/workspace", "/tmp") if os.path.isdir(path)]
+    return any(usage.f_bfree == 0 or usage.f_ffree == 0 for usage in usages)
 
 
 def _perform(head: dict[str, Any], body: bytes) -> tuple[Outcome, bytes]:

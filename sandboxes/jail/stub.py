@@ -174,14 +174,17 @@ def _steps(tests: str, namespace: dict[str, Any], candidate: Any) -> Any:
     tree: Any = compile(tests, "tests.py", "exec", _ast.PyCF_ONLY_AST, dont_inherit=True)
     for node in tree.body:
         code: types.CodeType = compile(_ast.Module([node], []), "tests.py", "exec", dont_inherit=True)
-        line: str = lines[node.lineno - 1]
-        yield line.strip()[:_MAX_ERROR], type(node) is _ast.Assert, _runner(code, namespace)
+        yield _line(lines, node.lineno), type(node) is _ast.Assert, _runner(code, namespace)
     for name, function in list(namespace.items()):
         if name.startswith("test_") and callable(function):
             yield name, True, function
     if callable(namespace.get("check")):
         check = namespace["check"]
         yield "check(candidate)", True, lambda: check(candidate)
+
+
+def _line(lines: list[str], number: int) -> str:
+    return lines[number - 1].strip()[:_MAX_ERROR]
 
 
 def _runner(code: types.CodeType, namespace: dict[str, Any]) -> Callable[[], None]:
@@ -193,12 +196,11 @@ def _follow(mine: Any, theirs: Any) -> None:
     if theirs is None:
         return
     changed: Any = values.decode(theirs)
-    kind: Any = type(mine)
-    if kind is not type(changed):
+    if type(mine) is not type(changed):
         return
-    if kind is list:
+    if hasattr(mine, "extend"):
         mine[:] = changed
-    elif kind is dict or kind is set:
+    elif hasattr(mine, "update"):
         mine.clear()
         mine.update(changed)
 
@@ -229,7 +231,6 @@ def _send(reply: dict[str, Any]) -> None:
 def _receive() -> dict[str, Any]:
     _, body = wire.read_frame(CHANNEL_FD)
     reply: Any = wire.loads(body.decode())
-    kind: Any = type(reply)
-    if kind is not dict:
+    if not hasattr(reply, "items"):
         raise ValueError("the solution's process sent no reply")
     return reply

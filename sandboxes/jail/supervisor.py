@@ -31,6 +31,8 @@ _OUTPUT_EVENTS_AFTER_S = 0.005
 """Output of shorter calls is read when they end; only longer ones wake the loop for each piece."""
 _MAX_ANSWER = 1 << 25
 _STATUSES = {"ok": "ok", "error": "error", "memory": "memory_limit", "disk": "disk_limit"}
+_ONCE = ("calls", "tests", "ready")
+"""Operations that have a session to themselves, which ends with them."""
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MIB = 1 << 20
 
@@ -134,7 +136,7 @@ class Supervisor:
         if operation in ("put", "get"):
             self._start_file_access(session)
         else:
-            session.once = operation in ("calls", "tests")
+            session.once = operation in _ONCE
             session.start_output()
             order = {"op": operation, "id": call.id}
             if operation == "run":
@@ -188,7 +190,8 @@ class Supervisor:
             elif kind == b"W":
                 self._access_file(session, fds[0] if fds else -1)
             elif kind == b"E":
-                session.dead = True
+                self._order(b"K", session)
+                self._mark_dead(session)
                 self._finish(session, "sandbox_died", None, f"cannot start a session: {rest[0].decode()}")
             elif kind == b"X":
                 self._on_exit(session, int(rest[0]))
@@ -200,11 +203,7 @@ class Supervisor:
             return
         for head, body in frames:
             call = session.call
-            if "fatal" in head and not session.ready:
-                self._order(b"K", session)
-                self._mark_dead(session)
-                self._finish(session, "sandbox_died", None, f"cannot start a session: {head['fatal']}")
-            elif call is not None and head.get("id") == call.id:
+            if call is not None and head.get("id") == call.id:
                 session.ready = True
                 if call.operation in ("put", "get"):
                     self._order(b"W", session)

@@ -21,7 +21,6 @@ MAX_DEPTH = 100
 MAX_ITEMS = 1_000_000
 _HUGE = 1 << 62
 _PLAIN = (type(None), bool, str)
-_BASES: tuple[type, ...] = (bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset)
 
 
 class ValueTooLarge(ValueError):
@@ -44,6 +43,10 @@ class Opaque:
 
     def __repr__(self) -> str:
         return self.text
+
+
+_type: Callable[[object], Any] = type
+"""`type`, without the type checker narrowing Any to containers of unknown items."""
 
 
 def dumps(value: Any) -> str:
@@ -70,7 +73,7 @@ def loads(text: str) -> Any:
 
 def encode(value: Any, depth: int = 0) -> Any:
     """Gives a value as JSON data with tags."""
-    kind: Any = type(value)
+    kind = _type(value)
     if kind is int:
         return value if -_HUGE < value < _HUGE else {"$": "i", "v": hex(value)}
     if kind in _PLAIN:
@@ -97,9 +100,9 @@ def _encode_rare(value: Any, kind: Any, depth: int) -> Any:
         return {"$": "b", "v": value.hex()}
     if kind is complex:
         return {"$": "c", "v": [encode(value.real), encode(value.imag)]}
-    for base in _BASES:  # subclasses (Counter, namedtuple, IntEnum): their built-in content
+    for base, content_of in _CONTENTS.items():  # subclasses: Counter, namedtuple, IntEnum
         if issubclass(kind, base):
-            return encode(_content(value, base), depth)
+            return encode(content_of(value), depth)
     if hasattr(kind, "tolist") and kind.__module__.partition(".")[0] == "numpy":
         return encode(value.tolist(), depth)
     if hasattr(kind, "__iter__") and kind.__module__ in ("builtins", "itertools", "collections"):
@@ -111,15 +114,20 @@ def _encode_rare(value: Any, kind: Any, depth: int) -> Any:
     return {"$": "o", "v": object.__repr__(value)[:200]}
 
 
-def _content(value: Any, base: Any) -> Any:
-    """The built-in content of a subclass's instance, read with the base's own methods."""
-    if base == dict:  # noqa: E721 - `is` would make the type checker forget that this is Any
-        return {key: base.__getitem__(value, key) for key in base.__iter__(value)}
-    if base in (int, float):
-        return base.__add__(value, base(0))
-    if base == str:  # noqa: E721
-        return "".join(base.__iter__(value))
-    return base(base.__iter__(value)) if hasattr(base, "__iter__") else base(value)
+_CONTENTS: dict[type, Callable[[Any], Any]] = {
+    int: lambda value: int.__add__(value, 0),
+    float: lambda value: float.__add__(value, 0.0),
+    complex: lambda value: complex.__add__(value, 0j),
+    str: lambda value: "".join(str.__iter__(value)),
+    bytes: lambda value: bytes(bytes.__iter__(value)),
+    bytearray: lambda value: bytes(bytearray.__iter__(value)),
+    list: lambda value: list(list[Any].__iter__(value)),
+    tuple: lambda value: tuple(tuple[Any].__iter__(value)),
+    dict: lambda value: dict(dict[Any, Any].items(value)),
+    set: lambda value: set(set[Any].__iter__(value)),
+    frozenset: lambda value: frozenset(frozenset[Any].__iter__(value)),
+}
+"""How the built-in content of a subclass's instance is read: with the base's own methods, never its overrides."""
 
 
 def _check_items(count: int) -> None:
@@ -129,7 +137,7 @@ def _check_items(count: int) -> None:
 
 def decode(data: Any) -> Any:
     """Rebuilds a value from JSON data with tags."""
-    shape: Any = type(data)
+    shape = _type(data)
     if shape is list:
         return [decode(item) for item in data]
     if shape is not dict:
@@ -144,7 +152,7 @@ def decode(data: Any) -> Any:
 
 def is_opaque(encoded: Any) -> bool:
     """Whether a value's JSON data says no more than that it does not cross."""
-    kind: Any = type(encoded)
+    kind = _type(encoded)
     return bool(kind is dict and encoded["$"] == "o")
 
 
@@ -183,7 +191,7 @@ def same(got: Any, want: Any) -> bool:
 
 
 def _canonical(value: Any) -> Any:
-    kind: Any = type(value)
+    kind = _type(value)
     if kind is bool:
         return ("bool", value)
     if kind is float and value != value:

@@ -29,13 +29,13 @@ def _make_dumps() -> Callable[[Any], str]:
     make: Any = getattr(json.encoder, "c_make_encoder", None)
     if make is None:
         return encoder.encode
-    quote: Any = json.encoder.encode_basestring_ascii  # pyright: ignore[reportAttributeAccessIssue]
+    quote: Any = getattr(json.encoder, "encode_basestring_ascii")  # noqa: B009 - untyped
     encode: Any = make(None, encoder.default, quote, None, ":", ",", False, False, True)
     return lambda value: "".join(encode(value, 0))
 
 
 dumps = _make_dumps()
-_scan: Any = json.JSONDecoder().scan_once  # pyright: ignore[reportAttributeAccessIssue]
+_scan: Callable[[str, int], tuple[Any, int]] = getattr(json.JSONDecoder(), "scan_once")  # noqa: B009 - untyped
 
 
 class WireError(ValueError):
@@ -111,8 +111,7 @@ def _parse_head(text: bytes) -> dict[str, Any]:
         head = loads(text.decode())
     except ValueError as error:
         raise WireError("the head of a frame is not JSON") from error
-    kind: Any = type(head)
-    if kind is not dict:
+    if not hasattr(head, "items"):
         raise WireError("the head of a frame is not a JSON object")
     return head
 

@@ -29,7 +29,7 @@ import signal
 import socket
 import sys
 
-from . import kernel, outer, seccomp, session, stub, wire
+from . import kernel, outer, seccomp, session, stub
 
 TYPE_CHECKING = False  # `typing` stays out of the zygote
 if TYPE_CHECKING:
@@ -67,7 +67,6 @@ class Profile:
         ]
         if limits["count_processes"]:
             self.limits.append((resource.RLIMIT_NPROC, (limits["processes"], limits["processes"])))
-        self.directory: str = limits.get("directory", "/workspace")
 
 
 class Zygote:
@@ -75,14 +74,15 @@ class Zygote:
 
     Args:
         orders: Packet socket to the supervisor.
-        isolated: False only for `isolation="none"`.
+        directory: Where sessions have folders instead of a jail, for `isolation="none"`; None for namespaces.
     """
 
-    def __init__(self, orders: socket.socket, isolated: bool) -> None:
+    def __init__(self, orders: socket.socket, directory: str | None) -> None:
         kernel.place(orders.fileno(), _ZYGOTE_FD)
         orders.detach()
         self._orders = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=_ZYGOTE_FD)
-        self._isolated = isolated
+        self._directory = directory
+        self._isolated = isolated = directory is None
         self._confinement: list[kernel.Step] = []
         self._ruleset = kernel.landlock_ruleset() if isolated else -1
         if self._ruleset >= 0:
@@ -93,12 +93,11 @@ class Zygote:
         os.closerange(_FIRST_FREE_FD, 1024)
         if isolated:
             kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # so that sessions, which inherit it, can use their /proc/self
-            self._filter = seccomp.session_filter()
-            self._confinement = [kernel.no_capabilities(), self._filter.prepared()]
+            self._confinement = [kernel.no_capabilities(), seccomp.session_filter()]
             if self._ruleset >= 0:
                 self._confinement.insert(1, kernel.landlock(self._ruleset))
             self._id_maps = kernel.IdMaps(outer.SESSION_ID, os.getuid(), os.getgid())
-            kernel.perform([seccomp.common_filter().prepared()])
+            kernel.perform([seccomp.common_filter()])
         self._cloner = kernel.Cloner()
         self._profiles: dict[bytes, Profile] = {}
         self._running: dict[int, int] = {}  # session number -> process id
@@ -108,6 +107,7 @@ class Zygote:
         """Takes orders until the supervisor is gone."""
         _set_common_limits()
         self._interpreter = _warm_up()
+        self._orders.send(b"H")
         space = socket.CMSG_SPACE(32)
         waiting_forever = True
         while True:
@@ -158,7 +158,7 @@ class Zygote:
             self._orders.send(b"E %d %s" % (number, str(error).encode()))
             return
         if pid == 0:
-            self._become_session(profile, fds)
+            self._become_session(number, profile, fds)
         self._running[number] = pid
 
     def _kill(self, number: int, pid: int, report: bool) -> None:
@@ -194,30 +194,30 @@ class Zygote:
             self._kill(number, pid, report=False)
         os._exit(0)
 
-    def _become_session(self, profile: Profile, fds: array.array[int]) -> NoReturn:
+    def _become_session(self, number: int, profile: Profile, fds: array.array[int]) -> NoReturn:
         """In the new process: finish the jail, then serve."""
-        control = fds[0]
         try:
             if self._isolated:
                 self._id_maps.write()
                 kernel.perform(profile.mounts)
+                os.chdir("/workspace")
             else:
                 os.setsid()
-            os.chdir(profile.directory)
+                os.mkdir(f"{self._directory}/{number}")
+                os.chdir(f"{self._directory}/{number}")
             for kind, values in profile.limits:
                 resource.setrlimit(kind, values)
             kernel.perform(self._confinement)
-            os.dup2(fds[1], 1)
-            os.dup2(fds[2], 2)
-            os.dup2(control, session.CONTROL_FD, inheritable=False)
-            if len(fds) > 3:
-                os.dup2(fds[3], stub.CHANNEL_FD, inheritable=False)
-            os.closerange(session.CONTROL_FD + 1 if len(fds) == 3 else stub.CHANNEL_FD + 1, 1 << 16)
-            self._orders.detach()
-        except BaseException as error:
-            with contextlib.suppress(OSError):
-                os.write(control, wire.pack({"fatal": f"{type(error).__name__}: {error}"}))
-            os._exit(125)
+        except OSError as error:  # the last words on the zygote's own socket, which a session does not have
+            self._orders.send(b"E %d %s" % (number, str(error).encode()))
+            os._exit(1)
+        os.dup2(fds[1], 1)
+        os.dup2(fds[2], 2)
+        os.dup2(fds[0], session.CONTROL_FD, inheritable=False)
+        if len(fds) > 3:
+            os.dup2(fds[3], stub.CHANNEL_FD, inheritable=False)
+        os.closerange(session.CONTROL_FD + 1 if len(fds) == 3 else stub.CHANNEL_FD + 1, 1 << 16)
+        self._orders.detach()
         session.serve(self._interpreter)
 
 
@@ -238,7 +238,7 @@ def _warm_up() -> session.Interpreter:
     """Walks a session's path, so that clones inherit its caches, and hides the jail's own modules."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115 - kept for good
-    sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
     for name in ("exit", "quit"):  # `-S` leaves them out

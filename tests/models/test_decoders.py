@@ -168,6 +168,20 @@ def test_a_decoder_that_is_wrong_is_not_chosen(monkeypatch: pytest.MonkeyPatch) 
     assert isinstance(choose_decoder(sharpened(FUSED["llama"]), 4, 64), CachedDecoder)
 
 
+@pytest.mark.parametrize("kind", [FusedDecoder, CachedDecoder])
+def test_the_cache_grows_with_the_conversation(kind: Callable[..., Decoder]) -> None:
+    model = LlamaForCausalLM(LlamaConfig(**{**SIZES, "max_position_embeddings": 1024})).eval()
+    decoder = kind(model, 2, 1024)
+    text = np.random.default_rng(0).integers(0, VOCABULARY, 700)
+    decoder.prefill(np.array([1]), np.array([0]), [text[:200]])
+    for start, stop in ((200, 201), (201, 290), (290, 699)):
+        decoder.prefill(np.array([1]), np.array([start]), [text[start:stop]])
+    logits_BV = decoder.decode(np.array([0, text[699]]), np.array([0, 699]))
+    with torch.no_grad():
+        wanted_V = model(input_ids=torch.from_numpy(text)[None]).logits[0, -1]
+    torch.testing.assert_close(logits_BV[1], wanted_V, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("kind", [FusedDecoder, CachedDecoder, RecomputeDecoder])
 def test_copied_rows_go_on_like_the_original(kind: Callable[..., Decoder]) -> None:
     model = sharpened(FUSED["llama"])

@@ -160,6 +160,14 @@ def test_a_tokenizer_that_cannot_talk_is_one_line(
         load_model(tmp_path / "endless")
 
 
+def test_a_tokenizer_that_does_not_fit_the_model_is_one_line(
+    tmp_path: Path, tiny_model: Make, compact_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    save_model(tiny_model(vocab_size=300), compact_tokenizer, tmp_path / "mixed")
+    with pytest.raises(ModelError, match=r"the tokenizer has \d+ tokens, the model embeds 304"):
+        load_model(tmp_path / "mixed")
+
+
 def test_devices() -> None:
     assert resolve_device("cpu").type == "cpu"
     assert resolve_device("auto").type in ("cpu", "cuda")

@@ -1,6 +1,7 @@
 """Optimisers and learning-rate schedules: AdamW, or Muon for the matrices inside the layers with AdamW for the rest.
 
-Both come from torch. Schedules are pure functions of the step, so that a resumed run needs no scheduler state.
+AdamW is torch's, Muon is torch's with its matrices batched. Schedules are pure functions of the step, so that a
+resumed run needs no scheduler state.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from .muon import BatchedMuon
 
 
 class Optimisers:
@@ -47,7 +50,7 @@ class Optimisers:
             adamw = torch.optim.AdamW(rest, lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=True)
             self._optimisers.append(adamw)
         if matrices:
-            muon = torch.optim.Muon(matrices, lr=muon_learning_rate, weight_decay=weight_decay, momentum=0.95)
+            muon = BatchedMuon(matrices, lr=muon_learning_rate, weight_decay=weight_decay, momentum=0.95)
             self._optimisers.append(muon)
         self._base_lrs = [[group["lr"] for group in optimiser.param_groups] for optimiser in self._optimisers]
 

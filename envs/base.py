@@ -244,7 +244,7 @@ class ToolEnv(gym.Env[str, str]):
                 if self._current.grade is not None:
                     break
         except ParseError as error:
-            return "\n".join([*texts, str(error)]), str(error)
+            return "\n".join([*texts, str(error)]), str(error).partition("\n")[0]
         return "\n".join(texts), None
 
     def _parse(self, action: str) -> list[Call]:

@@ -124,7 +124,7 @@ class CodeSandboxEnv(ToolEnv):
             raise ParseError("error: there is no program yet; run one first")
         edited = replaced(self._program, old, new)
         if edited is None:
-            return f"error: no such line\n{self._program}"
+            raise ParseError(f"error: no such line\n{self._program}")
         report = self._session.run(self.task, edited)
         self._program = edited
         text = self._shown(report)

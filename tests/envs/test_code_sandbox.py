@@ -83,7 +83,9 @@ def test_a_wrong_program_shows_got_and_want_and_can_be_edited(env) -> None:
     assert "\ngot 5\nwant " in observation
     observation = env.step("edit\nx = 5\nx = 6")[0]
     assert observation.startswith("def f(x):\n    x = 6\n    return x\nf([")
-    assert env.step("edit\nno such\nthing")[0].startswith("error: no such line\ndef f(x):")
+    observation, _, _, _, info = env.step("edit\nno such\nthing")
+    assert observation == "error: no such line\ndef f(x):\n    x = 6\n    return x"
+    assert info["parse_error"] == "error: no such line"
     assert env.step(f"submit\n{task.secret['reference']}")[1] == 1.0
 
 

@@ -18,6 +18,7 @@ from ..core.trajectories import Episode, Trajectory, Turn
 from ..envs.program_runner import InProcessRunner
 from ..envs.registration import make_env
 from .scripted import EXPERTS, scripted_agent
+from .scripted.experts import TAKES_OVER_AT
 
 Progress = Callable[[int, int], None]
 MAX_TRIES = 50
@@ -131,7 +132,7 @@ def demonstrate(env: Any, expert: str, seed: int) -> Episode:
         family=first["family"],
         level=first["level"],
         seed=seed,
-        trajectories=(Trajectory(segments=(), turns=tuple(turns), agent=expert),),
+        trajectories=(Trajectory(segments=(), turns=tuple(turns), agent=expert, forked_at=TAKES_OVER_AT.get(expert)),),
         reward=total,
         success=info["success"],
         stop_reason=info["stop_reason"],

@@ -21,8 +21,6 @@ from .config import Recipe
 if TYPE_CHECKING:
     from ..models.chat import ChatFormat
 
-REFUSAL = "error:"
-"""How an environment's answer begins when it did not do what the action said."""
 TOKENIZER_EPISODES = 3000
 """Demonstrations that a new tokenizer is trained on; more do not change it."""
 
@@ -74,18 +72,18 @@ def tokenised(
 ) -> list[Segment]:
     """Renders demonstrations exactly as a rollout would have; longer ones than `max_tokens` are left out.
 
-    Actions that the environment refused stay in the text but are not trained on: they show how to recover from an
-    error, not how to make one.
+    Two kinds of actions stay in the text but are not trained on: those that the environment refused (they show how to
+    recover from an error, not how to make one), and those from before `Trajectory.forked_at`, which were another's.
 
     Raises:
         ConfigError: Not one demonstration is short enough.
     """
-    turns = [episode.trajectories[0].turns for episode in episodes]
-    rendered = chat.render_episodes(turns, list(tools))
+    trajectories = [episode.trajectories[0] for episode in episodes]
+    rendered = chat.render_episodes([trajectory.turns for trajectory in trajectories], list(tools))
     kept = [
         segment
-        for shown, segments in zip(turns, rendered, strict=True)
-        for segment in _without_refused(segments, shown)
+        for trajectory, segments in zip(trajectories, rendered, strict=True)
+        for segment in _without_bad_examples(segments, trajectory)
         if len(segment) <= max_tokens
     ]
     if not kept:
@@ -93,10 +91,11 @@ def tokenised(
     return kept
 
 
-def _without_refused(segments: Sequence[Segment], turns: Sequence[Turn]) -> Sequence[Segment]:
-    """The segments with the tokens of refused actions unmasked; each run of action tokens is one turn."""
-    refused = [turn.parse_error is not None or turn.observation.startswith(REFUSAL) for turn in turns]
-    if not any(refused):
+def _without_bad_examples(segments: Sequence[Segment], trajectory: Trajectory) -> Sequence[Segment]:
+    """The segments with those actions unmasked that are not to be learnt; a run of action tokens is one turn."""
+    first = trajectory.forked_at or 0
+    shown = [number >= first and turn.parse_error is None for number, turn in enumerate(trajectory.turns)]
+    if all(shown):
         return segments
     cleaned: list[Segment] = []
     number = 0
@@ -104,7 +103,7 @@ def _without_refused(segments: Sequence[Segment], turns: Sequence[Turn]) -> Sequ
         mask = segment.action_mask_T.copy()
         edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
         for start, stop in edges.reshape(-1, 2):
-            mask[start:stop] = not refused[number]
+            mask[start:stop] = shown[number]
             number += 1
         cleaned.append(dataclasses.replace(segment, action_mask_T=mask))
     return cleaned

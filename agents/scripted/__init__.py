@@ -9,7 +9,7 @@ from ..base import Agent
 from .bounds import Oracle, null_agents
 from .experts import CodeExpert, Habits, MixedExpert
 
-EXPERTS = ("careful", "hasty", "sloppy")
+EXPERTS = ("careful", "hasty", "sloppy", "reviewer")
 DEFAULT_MIX = {"careful": 0.17, "hasty": 0.68, "sloppy": 0.15}
 """Shares of the experts in demonstrations, and in the agent `mixed`."""
 FAMILIES = ("compose", "repair")

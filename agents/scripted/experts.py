@@ -4,6 +4,7 @@
   combination comes up once (Gray code), and submits when the visible tests pass
 - hasty: submits the first guess
 - sloppy: runs, then changes a line at random; after each failure it may give up and submit anyway
+- reviewer: takes over after somebody else's first action and goes on as a careful one does
 
 `repair` starts from the program in the prompt, `compose` from a guess of the expert's own.
 """
@@ -19,7 +20,9 @@ from ...core.seeding import derive_seed
 from ...envs.tasks.code.operations import source
 from .reading import Sentence, guess, read_program, read_sentence
 
-Quality = Literal["careful", "hasty", "sloppy"]
+Quality = Literal["careful", "hasty", "sloppy", "reviewer"]
+TAKES_OVER_AT = {"reviewer": 1}
+"""Turn from which on an expert's actions are its own; the others' always are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +34,7 @@ class Habits:
     """Probability per phrase of writing a wrong operation in the first guess."""
     give_up: float = 0.35
     """Probability that a sloppy expert submits after a failed run."""
-    misremember: float = 0.15
+    misremember: float = 0.1
     """Probability of naming the line to edit as it is not; the environment says so, and the expert does it right."""
     max_turns: int = 10
 
@@ -105,7 +108,7 @@ class CodeExpert:
         return self.habits.quality == "sloppy" and self._rng.random() < self.habits.give_up
 
     def _next_edit(self, observation: str, first: bool) -> str:
-        position = self._careful_suspect(observation) if self.habits.quality == "careful" else self._random_suspect()
+        position = self._careful_suspect(observation) if self.habits.quality != "sloppy" else self._random_suspect()
         wanted = self._other_line(position)
         room = self._turn <= self.habits.max_turns - 2
         if room and self._rng.random() < self.habits.misremember:

@@ -3,14 +3,16 @@
     python benchmarks/learning.py --json FILE [--only NAME ...]
 
     quickstart         SFT on demonstrations of mixed quality, then GRPO, on each seed
-    rejection          SFT on successful demonstrations only, for the same wall time as the quickstart took
+    rejection          SFT on successful demonstrations only, for about the wall time that the quickstart took
     rejection_grpo     GRPO that starts from that policy
-    shuffled           GRPO from the quickstart's SFT policy with rewards dealt out at random
+    shuffled           GRPO from the quickstart's SFT policy with rewards dealt out at random, and nothing else to learn
     no_kl              GRPO from the quickstart's SFT policy with beta = 0
+    no_penalty         GRPO from the quickstart's SFT policy without the penalty on refused actions
     repair             the `repair` family with its own recipe
     null_agents        agents that cannot know the answer
 
 Every figure is held-out success, sampled at temperature 1 and greedy. Takes about five minutes per run on two cores.
+`--with KEY=VALUE` changes a key of every recipe, to try the script (`--with grpo.steps=2`); claims are made without it.
 """
 
 from __future__ import annotations
@@ -24,18 +26,24 @@ from typing import Any
 from palaestra.agents.evaluation import EvalOptions, evaluate_scripted
 from palaestra.agents.scripted import null_agent_names
 from palaestra.learners.config import load_recipe
+from palaestra.learners.demonstration_data import demonstrations
 from palaestra.learners.pipeline import run
 
 Figures = dict[str, Any]
-KEPT = ("success", "success_greedy", "success_hard", "success_hard_greedy", "by_level", "failures")
+
+
+_finished: dict[Path, Figures] = {}
+"""Summaries of the runs of this call; controls start from them."""
+_changes: list[str] = []
+"""Overrides of every recipe (`--with`)."""
 
 
 def train(folder: Path, name: str, recipe: str, *overrides: str) -> Figures:
-    """Runs a recipe into `folder/name`, or reads its summary when that run is already there."""
+    """Runs a recipe into `folder/name`, once per call of this script."""
     target = folder / name
-    if (target / "summary.json").exists():
-        return json.loads((target / "summary.json").read_text())
-    return run(load_recipe(recipe, [f"run={target}", "report=false", *overrides]))
+    if target not in _finished:
+        _finished[target] = run(load_recipe(recipe, [f"run={target}", "report=false", *overrides, *_changes]))
+    return _finished[target]
 
 
 def quickstart(folder: Path, seed: int) -> Figures:
@@ -55,9 +63,21 @@ def from_sft_of_quickstart(name: str, *overrides: str) -> Callable[[Path, int], 
 def rejection(folder: Path, seed: int) -> Figures:
     """Successful demonstrations only; epochs fill the time that SFT and GRPO together took in the quickstart."""
     base = quickstart(folder, seed)
-    epochs = max(1, round((base["seconds_sft"] + base["seconds_rl"]) / base["seconds_sft"]))
+    share = mean_length(success_only=True) / mean_length(success_only=False)
+    epochs = max(1, round((base["seconds_sft"] + base["seconds_rl"]) / (base["seconds_sft"] * share)))
     overrides = ("demos.success_only=true", 'stages=["sft"]', f"sft.epochs={epochs}")
     return train(folder, f"rejection_s{seed}", "quickstart", f"seed={seed}", *overrides)
+
+
+def mean_length(success_only: bool) -> float:
+    """Characters per demonstration: successful ones are longer, and so is an epoch of them."""
+    recipe = load_recipe("quickstart", ["demos.n=2000", f"demos.success_only={str(success_only).lower()}"])
+    lengths = [
+        sum(len(message["content"]) for message in turn.messages) + len(turn.action)
+        for episode in demonstrations(recipe, 0, 1)
+        for turn in episode.trajectories[0].turns
+    ]
+    return sum(lengths) / 2000
 
 
 def rejection_grpo(folder: Path, seed: int) -> Figures:
@@ -84,8 +104,9 @@ CASES: dict[str, Callable[[Path, int], Figures]] = {
     "quickstart": quickstart,
     "rejection": rejection,
     "rejection_grpo": rejection_grpo,
-    "shuffled": from_sft_of_quickstart("shuffled", "grpo.shuffle_rewards=true"),
+    "shuffled": from_sft_of_quickstart("shuffled", "grpo.shuffle_rewards=true", "grpo.invalid_action_penalty=0"),
     "no_kl": from_sft_of_quickstart("no_kl", "grpo.kl_beta=0", "grpo.kl_beta_min=0", "grpo.kl_beta_max=0"),
+    "no_penalty": from_sft_of_quickstart("no_penalty", "grpo.invalid_action_penalty=0"),
     "repair": repair,
     "null_agents": null_agents,
 }
@@ -95,6 +116,11 @@ def target(value: float, bound: float, at_least: bool) -> Figures:
     """One target beside what was measured."""
     met = value >= bound if at_least else value <= bound
     return {"target": f"{'>=' if at_least else '<='} {bound}", "value": round(value, 4), "met": met}
+
+
+def reported(*values: float) -> Figures:
+    """Figures without a target."""
+    return {"target": None, "value": [round(value, 4) for value in values], "met": None}
 
 
 def targets(results: dict[str, Figures]) -> dict[str, Figures]:
@@ -115,10 +141,17 @@ def targets(results: dict[str, Figures]) -> dict[str, Figures]:
             found[f"{name}: grpo ahead, sampled"] = target(ahead, 0.10, True)
             behind = base["rl_success_greedy"] - figures["sft_success_greedy"]
             found[f"{name}: grpo ahead, greedy"] = target(behind, 0.0, True)
+            found[f"{name} sampled, greedy"] = reported(figures["sft_success"], figures["sft_success_greedy"])
+            found[f"{name} seconds, and the quickstart's"] = reported(figures["seconds_total"], base["seconds_total"])
+        if name.startswith(("rejection_grpo/", "no_kl/", "no_penalty/")):
+            found[f"{name} sampled, greedy"] = reported(figures["rl_success"], figures["rl_success_greedy"])
+            found[f"{name} kl_seq"] = reported(figures["kl_seq"])
         if name.startswith("shuffled/"):
             found[f"{name} gain"] = target(figures["rl_success"] - figures["sft_success"], 0.05, False)
         if name.startswith("repair/"):
             found[f"{name} gain"] = target(figures["rl_success"] - figures["sft_success"], 0.15, True)
+            found[f"{name} sft sampled, greedy"] = reported(figures["sft_success"], figures["sft_success_greedy"])
+            found[f"{name} grpo sampled, greedy"] = reported(figures["rl_success"], figures["rl_success_greedy"])
         if name.startswith("null_agents/"):
             found[f"{name} best"] = target(max(figures.values()), 0.02, False)
     return found
@@ -129,10 +162,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures and targets here")
     parser.add_argument("--only", nargs="*", choices=list(CASES), default=list(CASES))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
-    parser.add_argument(
-        "--runs", type=Path, default=Path("runs/learning"), help="run folders; finished ones are reused"
-    )
+    parser.add_argument("--runs", type=Path, default=Path("runs/learning"), help="where the run folders go")
+    parser.add_argument("--with", dest="changes", nargs="*", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
+    _changes.extend(arguments.changes)
     results: dict[str, Figures] = {}
     for name in arguments.only:
         seeds = arguments.seeds if name == "quickstart" else arguments.seeds[:1]
@@ -143,7 +176,8 @@ def main() -> None:
                 arguments.json.parent.mkdir(parents=True, exist_ok=True)
                 arguments.json.write_text(json.dumps(report, indent=2) + "\n")
     for name, row in targets(results).items():
-        print(f"{'met  ' if row['met'] else 'SHORT'}  {name}: {row['value']} (target {row['target']})")
+        verdict = {True: "met", False: "SHORT", None: ""}[row["met"]]
+        print(f"{verdict:5s}  {name}: {row['value']} (target {row['target'] or 'none'})")
 
 
 if __name__ == "__main__":

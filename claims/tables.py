@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+_MET = {True: "yes", False: "**no**", None: "-"}
+"""None: a figure that is reported beside the others and has no target."""
 _BLOCK = re.compile(r"(?P<start><!-- claims: (?P<name>[\w-]+) -->\n)(?P<body>.*?)(?P<end><!-- /claims -->)", re.DOTALL)
 
 
@@ -25,7 +27,7 @@ def table(claim: dict[str, Any]) -> str:
     lines = ["| figure | target | measured | met |", "|---|---|---|---|"]
     for name, entry in claim["targets"].items():
         target, value = shown(entry["target"]), shown(entry["value"])
-        lines.append(f"| {name} | {target} | {value} | {'yes' if entry['met'] else '**no**'} |")
+        lines.append(f"| {name} | {target} | {value} | {_MET[entry['met']]} |")
     machine, versions = claim["machine"], claim["versions"]
     software = ", ".join(f"{name} {versions[name]}" for name in ("python", "torch") if name in versions)
     revision = claim["revision"][:10] + (" with uncommitted changes" if claim["uncommitted_changes"] else "")
@@ -38,6 +40,8 @@ def shown(value: Any) -> str:
     """A figure as a reader wants it: three significant digits, lists joined."""
     if isinstance(value, list):
         return ", ".join(shown(item) for item in value)
+    if value is None:
+        return "-"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 

@@ -74,7 +74,7 @@ def grade_code(
         entry_point: Name of the function under test.
         prelude: The task's own trusted source (helpers, imports), loaded before the solution.
         limits: What the solution may use; `timeout_s` is for all tests together.
-        sandbox: Backend, or a runner object (a `TrustedSandbox`, for programs of our own).
+        sandbox: Backend, or a runner object.
         isolation: See `open_sandbox`.
         image: See `open_sandbox`.
         stop_at_first_failure: Report no failure after the first.

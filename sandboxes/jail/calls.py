@@ -6,7 +6,6 @@ JSON (see `values`). Both cross in one frame each.
 
 from __future__ import annotations
 
-import builtins
 import linecache
 import sys
 import types
@@ -30,18 +29,17 @@ def request(sources: Sequence[str], entry_point: str, calls: Iterable[Sequence[A
     return f"[{wire.dumps(asked)},{texts}]".encode()
 
 
-def answer_all(question: bytes, register: bool = True) -> bytes:
+def answer_all(question: bytes) -> bytes:
     """Loads sources, calls their function with every argument list, and gives the answers.
 
     Args:
         question: What `request` gives.
-        register: See `load`.
 
     Returns:
         JSON `[load error or null, answers]`; an answer is `[0, tagged value]` or `[1, error]`.
     """
     asked, calls = wire.loads(question.decode())
-    module, load_error = load(asked["sources"], register)
+    module, load_error = load(asked["sources"])
     function: Any = module.get(asked["entry_point"])
     if load_error is None and not _is_function(function):
         load_error = f"NameError: the solution defines no function {asked['entry_point']!r}"
@@ -62,19 +60,10 @@ def _is_function(value: object) -> bool:
     return callable(value)
 
 
-def load(sources: Sequence[str], register: bool = True) -> tuple[dict[str, Any], str | None]:
-    """Executes sources in one new module and gives its namespace, and what went wrong.
-
-    Args:
-        sources: Executed one after the other.
-        register: Whether this process is the code's own, so that its module may be found by name and may print. A
-            process that runs code of its own here (see `trusted`) keeps both to itself.
-    """
+def load(sources: Sequence[str]) -> tuple[dict[str, Any], str | None]:
+    """Executes sources one after the other in a new module and gives its namespace, and what went wrong."""
     module = types.ModuleType("solution")
-    if register:
-        sys.modules["solution"] = module
-    else:
-        module.__dict__["__builtins__"] = {**builtins.__dict__, "print": _print_nothing}
+    sys.modules["solution"] = module
     for source in sources:
         linecache.cache[FILE_NAME] = (len(source), None, source.splitlines(keepends=True), FILE_NAME)
         try:
@@ -82,9 +71,6 @@ def load(sources: Sequence[str], register: bool = True) -> tuple[dict[str, Any],
         except BaseException as error:
             return module.__dict__, describe(error)
     return module.__dict__, None
-
-
-def _print_nothing(*_: object, **__: object) -> None: ...
 
 
 def describe(error: BaseException) -> str:

@@ -37,22 +37,11 @@ class Interpreter:
 
     Args:
         module: Where the code's names live.
-        names: What the code finds as built-in.
-        echo: Shows the value of a last expression; `sys.displayhook` if None.
-        complain: Takes the text of a traceback; `sys.stderr.write` if None.
     """
 
-    def __init__(
-        self,
-        module: types.ModuleType,
-        names: dict[str, Any] | None = None,
-        echo: Callable[[Any], None] | None = None,
-        complain: Callable[[str], object] | None = None,
-    ) -> None:
+    def __init__(self, module: types.ModuleType) -> None:
         self.namespace = module.__dict__
-        self.namespace["__builtins__"] = builtins if names is None else names
-        self._echo = echo
-        self._complain = complain
+        self.namespace["__builtins__"] = builtins
         self._cells = 0
 
     def run(self, code: str) -> Outcome:
@@ -73,7 +62,7 @@ class Interpreter:
         if before is not None:
             exec(before, self.namespace)
         if last is not None:
-            (self._echo or sys.displayhook)(eval(last, self.namespace))
+            sys.displayhook(eval(last, self.namespace))
 
     def _exit_outcome(self, error: SystemExit) -> Outcome:
         code = error.code
@@ -81,7 +70,7 @@ class Interpreter:
             return OK
         if isinstance(code, int):
             return "error", code & 0xFF, f"the program exited with status {code & 0xFF}"
-        self._write_error(f"{code}\n")
+        sys.stderr.write(f"{code}\n")
         return "error", 1, "the program exited with a message"
 
     def _report(self, error: BaseException, name: str) -> Outcome:
@@ -93,7 +82,7 @@ class Interpreter:
             lines = traceback.format_exception(type(error), error, trace)
         except Exception:
             lines = [type(error).__name__ + "\n"]
-        self._write_error("".join(lines))
+        sys.stderr.write("".join(lines))
         line = lines[-1].strip()
         status = "error"
         if isinstance(error, MemoryError):
@@ -101,9 +90,6 @@ class Interpreter:
         elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             status = "disk"
         return status, 1, line[:500]
-
-    def _write_error(self, text: str) -> None:
-        (self._complain or sys.stderr.write)(text)
 
 
 def _split(code: str, name: str) -> tuple[types.CodeType | None, types.CodeType | None]:

@@ -147,10 +147,10 @@ def run_tests(question: bytes) -> bytes:
     module = types.ModuleType("tests")
     sys.modules["tests"] = module
     candidate = Remote(-1, asked["entry_point"])
-    return wire.dumps({"load_error": None, **examine(asked, candidate, module.__dict__)}).encode()
+    return wire.dumps({"load_error": None, **_examine(asked, candidate, module.__dict__)}).encode()
 
 
-def examine(asked: dict[str, Any], candidate: Any, namespace: dict[str, Any]) -> dict[str, Any]:
+def _examine(asked: dict[str, Any], candidate: Any, namespace: dict[str, Any]) -> dict[str, Any]:
     """Runs the prelude and the tests in a namespace and gives `total` and `failures`; see `run_tests`."""
     exec(compile(asked["prelude"], "prelude.py", "exec", dont_inherit=True), namespace)
     namespace[asked["entry_point"]] = namespace["candidate"] = candidate

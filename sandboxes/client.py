@@ -7,6 +7,7 @@ Thread-safe and without a thread of its own: of the threads that wait for answer
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import socket
@@ -18,12 +19,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import SandboxDied, SandboxUnavailable
+from ..core.errors import SandboxDied, SandboxError, SandboxUnavailable
 from .base import Limits
 from .jail import wire
 
+_COVERED = ("/tmp/", "/workspace/")
+"""What each session covers with folders of its own."""
 _START_TIMEOUT_S = 30.0
-_MAIN = Path(__file__).parent / "jail" / "main.py"
+_MAIN = Path(__file__).resolve().parent / "jail" / "main.py"
 
 
 class Reply:
@@ -66,7 +69,7 @@ class JailClient:
         self._limits_lock = threading.Lock()
         self._has_leader = False
         self._waiting: dict[int, Reply] = {}
-        self._next_id = 0
+        self._ids = itertools.count(1)
         self._next_session = 0
         self._limits: dict[Limits, int] = {}
         self._frames = wire.FrameReader()
@@ -98,15 +101,22 @@ class JailClient:
         return number
 
     def submit(self, head: dict[str, Any], body: bytes = b"") -> Reply:
-        """Sends a request and gives its reply at once; `wait()` on it."""
+        """Sends a request and gives its reply at once; `wait()` on it.
+
+        Raises:
+            SandboxError: The request is too large to send.
+        """
         reply = Reply(self)
+        number = head["id"] = next(self._ids)
+        try:
+            data = wire.pack(head, body)
+        except wire.WireError as error:
+            raise SandboxError(f"the request cannot be sent: {error}") from error
         with self._lock:
             if self.died is not None:
                 return self._fail(reply)
-            self._next_id += 1
-            head["id"] = self._next_id
-            self._waiting[self._next_id] = reply
-        self._send(wire.pack(head, body))
+            self._waiting[number] = reply
+        self._send(data)
         return reply
 
     def tell(self, head: dict[str, Any]) -> None:
@@ -244,10 +254,15 @@ class JailClient:
 
 def _start(sock: socket.socket, directory: tempfile.TemporaryDirectory[str] | None) -> subprocess.Popen[bytes]:
     python = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
+    if directory is None and python.startswith(_COVERED):
+        raise SandboxUnavailable(
+            f"isolation='namespaces' hides {python}: install Python outside of /tmp and /workspace"
+        )
     config = {
         "directory": None if directory is None else directory.name,
         "host_pid": os.getpid(),
         "prefixes": [] if _below_usr(sys.base_prefix) else [os.path.realpath(sys.base_prefix)],
+        "hidden": hidden_folders(),
         "packages": _site_packages(),
         "environment": {
             "PATH": f"{os.path.dirname(python)}:/usr/local/bin:/usr/bin:/bin",
@@ -271,6 +286,13 @@ def _start(sock: socket.socket, directory: tempfile.TemporaryDirectory[str] | No
         env={"LANG": "C.UTF-8", "PYTHONHASHSEED": "0"},
         start_new_session=True,
     )
+
+
+def hidden_folders() -> list[str]:
+    """What sessions must not see although the interpreter's folders may hold it: our tasks with their answers, where
+    this package is installed beside the interpreter, and the programs that container images keep in /usr/src.
+    """
+    return ["/usr/src", str(_MAIN.parents[2])]
 
 
 def _processes_count_per_namespace() -> bool:

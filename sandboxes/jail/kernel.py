@@ -108,6 +108,11 @@ def place(fd: int, target: int) -> None:
         os.dup2(fd, target, inheritable=False)
 
 
+def set_hostname(name: bytes) -> None:
+    """sethostname(2)."""
+    check(libc.sethostname(name, len(name)), "sethostname")
+
+
 def unshare(flags: int) -> None:
     """unshare(2)."""
     check(libc.unshare(flags), "unshare")

@@ -30,11 +30,12 @@ def main() -> NoReturn:
     host_process = _open_host_process(config["host_pid"])
     try:
         if config["directory"] is None:
-            outer.enter(config["prefixes"], _FOLDER)
+            outer.enter(config["prefixes"], config["hidden"], _FOLDER)
             jail.__path__ = [outer.JAIL_FILES]
         sys.path += config["packages"]
         os.environ.clear()
         os.environ.update(config["environment"])
+        sys.argv = [""]  # sessions inherit it, and it is the host's
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()
     except OSError as error:
@@ -64,11 +65,14 @@ def _clone_sessions(orders: socket.socket, directory: str | None) -> NoReturn:
 
 
 def _supervise(host: socket.socket, orders: socket.socket, host_process: int) -> NoReturn:
+    import resource
     import traceback
 
     from jail import wire
     from jail.supervisor import Supervisor
 
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each session takes four
     hello = orders.recv(4096)
     if hello != b"H":
         host.sendall(wire.pack({"id": 0, "error": hello[2:].decode() or "the zygote ended"}))

@@ -1,7 +1,8 @@
 """The outer jail: own namespaces, no network, and a private read-only root with nothing in it but an interpreter.
 
 Works alike for root and for ordinary users, with nothing installed. Started as root, the process first becomes a user
-that exists nowhere else; it never keeps the host's user 0. Inside, `/` is a read-only tmpfs with read-only binds of
+that exists nowhere else; it never keeps the host's user 0 (the root of a rootless container is an ordinary user of the
+host, and treated as one). Inside, `/` is a read-only tmpfs with read-only binds of
 /usr and the interpreter; /workspace and /tmp are empty mount points that each session covers with its own.
 """
 
@@ -15,7 +16,10 @@ from . import kernel
 _FIRST_JAIL_ID = 0x70000000  # user ids that no account has; each jail of a machine gets another one
 _SYSTEM = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
 _ETC = ("/etc/ld.so.cache", "/etc/alternatives")
-_DEVICES = ("full", "null", "random", "urandom", "zero")
+_DEVICES = {"full": "full", "null": "null", "random": "random", "urandom": "urandom", "zero": "full"}
+"""Device -> what stands in its place. `full` gives zeros too, and cannot be mapped: shared pages of `zero` belong to no
+process and stay when they are unmapped."""
+_HOSTNAME = b"sandbox"
 _PASSWD = "agent:x:1000:1000:agent:/workspace:/bin/sh\n"
 _GROUP = "agent:x:1000:\n"
 SESSION_ID = 1000
@@ -26,39 +30,49 @@ JAIL_FILES = "/palaestra/jail"
 """Where the jail's own source files are found inside."""
 
 
-def enter(prefixes: list[str], jail_files: str) -> None:
+def enter(prefixes: list[str], hidden: list[str], jail_files: str) -> None:
     """Moves this process into the outer jail; returns in process 1 of it, and never in the caller's own process.
 
     Args:
         prefixes: Directories that the interpreter needs besides /usr.
+        hidden: Directories that are empty inside, should they lie below one of those.
         jail_files: The folder of this package.
 
     Raises:
         OSError: The kernel refuses a step; `strerror` names it.
     """
-    uid = os.getuid()
+    uid, gid = os.getuid(), os.getgid()
     namespaces = (
         kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
     )
-    if uid == 0:
+    jail_id = _FIRST_JAIL_ID + os.getpid()
+    becomes_another_user = uid == 0 and _exists(jail_id)
+    if becomes_another_user:
         kernel.unshare(namespaces)
     else:
-        gid = os.getgid()
         kernel.unshare(namespaces | kernel.CLONE_NEWUSER)
         kernel.IdMaps(SESSION_ID, uid, gid).write()
-    launcher = os.getpid()
     child = os.fork()
     if child:
         _wait_for(child)
-    _build_root(prefixes, jail_files)
-    if uid == 0:
-        jail_id = _FIRST_JAIL_ID + launcher
+    kernel.set_hostname(_HOSTNAME)
+    _build_root(prefixes, hidden, jail_files)
+    if becomes_another_user:
         os.setgroups([])
         os.setresgid(jail_id, jail_id, jail_id)
         os.setresuid(jail_id, jail_id, jail_id)
     kernel.perform([kernel.no_capabilities()])
     kernel.set_no_new_privileges()
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)  # after the change of user, which clears it
+
+
+def _exists(uid: int) -> bool:
+    """Whether a user id can be taken here: the root of a rootless container has a few only."""
+    for line in _read("/proc/self/uid_map").splitlines():
+        first, _, count = map(int, line.split())
+        if first <= uid < first + count:
+            return True
+    return False
 
 
 def _wait_for(child: int) -> None:
@@ -68,7 +82,7 @@ def _wait_for(child: int) -> None:
     os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
 
 
-def _build_root(prefixes: list[str], jail_files: str) -> None:
+def _build_root(prefixes: list[str], hidden: list[str], jail_files: str) -> None:
     kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
     wanted = [path for path in ("/usr", *prefixes, *_ETC) if os.path.exists(path)]
     sources = {name: _read(f"{jail_files}/{name}") for name in os.listdir(jail_files) if name.endswith(".py")}
@@ -78,6 +92,9 @@ def _build_root(prefixes: list[str], jail_files: str) -> None:
     for fd, target in held:
         _bind(fd, root + target)
         os.close(fd)
+    for path in hidden:
+        if os.path.isdir(root + path):
+            kernel.mount("tmpfs", root + path, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=4k,mode=0555")
     _copy_system_links(root)
     os.makedirs(root + JAIL_FILES)
     for name, text in sources.items():
@@ -117,9 +134,9 @@ def _copy_system_links(root: str) -> None:
 
 def _make_dev(root: str) -> None:
     os.mkdir(f"{root}/dev")
-    for name in _DEVICES:
+    for name, source in _DEVICES.items():
         _write(f"{root}/dev/{name}", "")
-        kernel.mount(f"/dev/{name}", f"{root}/dev/{name}", None, kernel.MS_BIND)
+        kernel.mount(f"/dev/{source}", f"{root}/dev/{name}", None, kernel.MS_BIND)
     for name, target in (("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")):
         os.symlink(target, f"{root}/dev/{name}")
     os.symlink("/tmp", f"{root}/dev/shm")

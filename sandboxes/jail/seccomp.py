@@ -6,6 +6,11 @@ The short part, `session_filter`, denies what the zygote needs in order to make 
 Denied is what gives a view of other processes, of kernel internals, or of new namespaces, mounts and sockets. All
 sessions share one network namespace (that has no interfaces), so no socket can be made except the two connected ends
 of `socketpair`, and none can get a name that a neighbour could reach.
+
+Denied is also what escapes the limits of a session: memory that belongs to no process (memory files, shared memory
+without a file, pages and attributes that only the kernel holds), and what the kernel counts per user, because to it
+all sessions are one user, and for an ordinary user even the host's own: descriptors on their way through sockets,
+watches of files, asynchronous I/O, leases.
 """
 
 from __future__ import annotations
@@ -19,10 +24,12 @@ from . import kernel
 DENIED: dict[str, tuple[int, int]] = {  # name: (x86-64, aarch64); -1 where it does not exist
     "acct": (163, 89), "add_key": (248, 217), "adjtimex": (159, 171), "bpf": (321, 280), "chroot": (161, 51),
     "clock_adjtime": (305, 266), "clock_settime": (227, 112), "delete_module": (176, 106), "fanotify_init": (300, 262),
-    "finit_module": (313, 273), "fsconfig": (431, 431), "fsmount": (432, 432), "fsopen": (430, 430),
-    "fspick": (433, 433), "init_module": (175, 105), "io_uring_enter": (426, 426), "io_uring_register": (427, 427),
+    "finit_module": (313, 273), "fsconfig": (431, 431), "fsetxattr": (190, 7), "fsmount": (432, 432),
+    "fsopen": (430, 430), "fspick": (433, 433), "init_module": (175, 105), "inotify_init": (253, -1),
+    "inotify_init1": (294, 26), "io_setup": (206, 0), "io_uring_enter": (426, 426), "io_uring_register": (427, 427),
     "io_uring_setup": (425, 425), "kcmp": (312, 272), "kexec_file_load": (320, 294), "kexec_load": (246, 104),
-    "keyctl": (250, 219), "lookup_dcookie": (212, 18), "mbind": (237, 235), "memfd_secret": (447, 447),
+    "keyctl": (250, 219), "lookup_dcookie": (212, 18), "lsetxattr": (189, 6), "mbind": (237, 235),
+    "memfd_create": (319, 279), "memfd_secret": (447, 447),
     "migrate_pages": (256, 238), "mount_setattr": (442, 442), "move_mount": (429, 429),
     "move_pages": (279, 239), "mq_open": (240, 180), "msgget": (68, 186), "name_to_handle_at": (303, 264),
     "open_by_handle_at": (304, 265), "open_tree": (428, 428), "perf_event_open": (298, 241), "personality": (135, 92),
@@ -30,14 +37,20 @@ DENIED: dict[str, tuple[int, int]] = {  # name: (x86-64, aarch64); -1 where it d
     "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "ptrace": (101, 117), "quotactl": (179, 60),
     "quotactl_fd": (443, 443), "reboot": (169, 142), "request_key": (249, 218), "semget": (64, 190),
     "set_mempolicy": (238, 237), "setdomainname": (171, 162), "sethostname": (170, 161), "setns": (308, 268),
-    "settimeofday": (164, 170), "shmget": (29, 194), "swapoff": (168, 225), "swapon": (167, 224),
-    "syslog": (103, 116), "umount2": (166, 39), "unshare": (272, 97), "userfaultfd": (323, 282), "vhangup": (153, 58),
+    "settimeofday": (164, 170), "setxattr": (188, 5), "shmget": (29, 194), "swapoff": (168, 225), "swapon": (167, 224),
+    "sync": (162, 81), "syncfs": (306, 267), "syslog": (103, 116), "umount2": (166, 39), "unshare": (272, 97),
+    "userfaultfd": (323, 282), "vhangup": (153, 58), "vmsplice": (278, 75),
     "socket": (41, 198), "bind": (49, 200), "connect": (42, 203), "listen": (50, 201), "accept": (43, 202),
     "accept4": (288, 242),
     "ioperm": (173, -1), "iopl": (172, -1), "modify_ldt": (154, -1),
 }  # fmt: skip
 _CLONE3 = 435
-_SPECIAL = {"clone": (56, 220), "mount": (165, 40), "socketpair": (53, 199), "ioctl": (16, 29)}
+_FIRST_UNKNOWN = 463
+"""What Linux has added since this list was written is answered as by a kernel that lacks it; so is all of x32."""
+_SPECIAL = {
+    "clone": (56, 220), "fcntl": (72, 25), "ioctl": (16, 29), "mmap": (9, 222), "mount": (165, 40),
+    "sendmmsg": (307, 269), "sendmsg": (46, 211), "socketpair": (53, 199),
+}  # fmt: skip
 _AUDIT_ARCH = (0xC000003E, 0xC00000B7)
 _NEW_NAMESPACES = (
     kernel.CLONE_NEWNS | kernel.CLONE_NEWCGROUP | kernel.CLONE_NEWUTS | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUSER
@@ -48,7 +61,9 @@ _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _REFUSE = _ERRNO | errno.EPERM
 _NUMBER_AT, _ARCH_AT, _ARGUMENTS_AT = 0, 4, 16
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
-_SOCK_STREAM, _SOCK_SEQPACKET = 1, 5
+_F_SETLEASE = 1024
+_MAP_SHARED, _MAP_ANONYMOUS = 0x01, 0x20
+_AF_UNIX, _SOCK_STREAM, _SOCK_SEQPACKET = 1, 1, 5
 
 
 class _Program(ctypes.Structure):
@@ -99,14 +114,16 @@ def common_filter() -> kernel.Step:
     """
     column = _column()
     made = Filter(column)
-    made.emit(_JUMP_GREATER_EQUAL, 0x40000000, if_false=1)  # the x32 interface
-    made.emit(_RETURN, _REFUSE)
+    made.emit(_JUMP_GREATER_EQUAL, _FIRST_UNKNOWN, if_false=1)
+    made.emit(_RETURN, _ERRNO | errno.ENOSYS)
     for number in sorted(n for numbers in DENIED.values() if (n := numbers[column]) >= 0):
         made.emit(_JUMP_EQUAL, number, if_false=1)
         made.emit(_RETURN, _REFUSE)
     made.emit(_JUMP_EQUAL, _CLONE3, if_false=1)  # its flags are out of a filter's reach; libc falls back to clone
     made.emit(_RETURN, _ERRNO | errno.ENOSYS)
-    made.emit(_JUMP_EQUAL, made.number("socketpair"), if_false=6)
+    made.emit(_JUMP_EQUAL, made.number("socketpair"), if_false=8)
+    made.emit(_LOAD, _ARGUMENTS_AT)
+    made.emit(_JUMP_EQUAL, _AF_UNIX, if_false=5)
     made.emit(_LOAD, _ARGUMENTS_AT + 8)
     made.emit(_AND, 0xF)  # without SOCK_CLOEXEC and SOCK_NONBLOCK
     made.emit(_JUMP_EQUAL, _SOCK_STREAM, if_true=1)  # a datagram end could send to any name
@@ -118,12 +135,26 @@ def common_filter() -> kernel.Step:
     made.emit(_JUMP_EQUAL, _TIOCSTI, if_true=1)
     made.emit(_JUMP_EQUAL, _TIOCLINUX, if_false=1)
     made.emit(_RETURN, _REFUSE)
+    made.emit(_LOAD, _NUMBER_AT)
+    made.emit(_JUMP_EQUAL, made.number("fcntl"), if_false=3)
+    made.emit(_LOAD, _ARGUMENTS_AT + 8)
+    made.emit(_JUMP_EQUAL, _F_SETLEASE, if_false=1)
+    made.emit(_RETURN, _REFUSE)
+    made.emit(_LOAD, _NUMBER_AT)
+    made.emit(_JUMP_EQUAL, made.number("mmap"), if_false=4)
+    made.emit(_LOAD, _ARGUMENTS_AT + 24)
+    made.emit(_AND, _MAP_SHARED | _MAP_ANONYMOUS)
+    made.emit(_JUMP_EQUAL, _MAP_SHARED | _MAP_ANONYMOUS, if_false=1)  # its pages stay when they are unmapped
+    made.emit(_RETURN, _REFUSE)
     return made.seal()
 
 
 def session_filter() -> kernel.Step:
-    """Denies mounts and new namespaces."""
+    """Denies mounts, new namespaces, and handing on descriptors."""
     made = Filter(_column())
+    for name in ("sendmsg", "sendmmsg"):
+        made.emit(_JUMP_EQUAL, made.number(name), if_false=1)
+        made.emit(_RETURN, _REFUSE)
     made.emit(_JUMP_EQUAL, made.number("mount"), if_false=1)
     made.emit(_RETURN, _REFUSE)
     made.emit(_JUMP_EQUAL, made.number("clone"), if_false=3)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _ast
 import builtins
+import contextlib
 import errno
 import gc
 import linecache
@@ -102,15 +103,18 @@ def _split(code: str, name: str) -> tuple[types.CodeType | None, types.CodeType 
     start = _last_statement(code)
     if start < 0:
         return compile(code, name, "exec", dont_inherit=True), None
+    before: types.CodeType | None = None
+    is_whole = True
     try:
         before = compile(code[:start], name, "exec", dont_inherit=True) if start else None
     except SyntaxError:
-        return _split_tree(code, name)  # that line goes on from an earlier one
+        is_whole = False  # that line goes on from an earlier one
+    if not is_whole:
+        return _split_tree(code, name)
     lines = "\n" * code.count("\n", 0, start)
-    try:
+    with contextlib.suppress(SyntaxError):
         return before, compile(lines + code[start:], name, "eval", dont_inherit=True)
-    except SyntaxError:
-        return compile(code, name, "exec", dont_inherit=True), None  # no expression, or the error's true place
+    return compile(code, name, "exec", dont_inherit=True), None  # no expression, or the error's true place
 
 
 def _split_tree(code: str, name: str) -> tuple[types.CodeType | None, types.CodeType | None]:
@@ -143,7 +147,10 @@ _STATEMENTS = (
 
 def _run_command(argv: list[str], stdin: bytes) -> Outcome:
     """Runs a command in the workspace with the session's own output."""
-    source = _stdin_file(stdin)
+    try:
+        source = _stdin_file(stdin)
+    except OSError as error:
+        return "disk", 1, f"no space for the command's input: {error.strerror}"
     try:
         pid = os.posix_spawnp(
             argv[0], argv, os.environ, setpgroup=0, setsigdef=(signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ),
@@ -174,7 +181,7 @@ def _run_command(argv: list[str], stdin: bytes) -> Outcome:
 def _stdin_file(data: bytes) -> int:
     if not data:
         return os.open("/dev/null", os.O_RDONLY)
-    fd = os.memfd_create("stdin")
+    fd = os.open("/tmp", os.O_TMPFILE | os.O_RDWR, 0o600)
     wire.write_all(fd, data)
     os.lseek(fd, 0, os.SEEK_SET)
     return fd
@@ -203,15 +210,16 @@ def _perform(head: dict[str, Any], body: bytes) -> tuple[Outcome, bytes]:
 def serve(interpreter: Interpreter) -> NoReturn:
     """Executes what the supervisor sends, until it hangs up."""
     gc.enable()
+    pid = os.getpid()
     try:
         while True:
-            serve_one(CONTROL_FD, interpreter)
+            serve_one(CONTROL_FD, interpreter, pid)
     except (EOFError, OSError):
         os._exit(0)
 
 
-def serve_one(control: int, interpreter: Interpreter) -> None:
-    """Executes the next request.
+def serve_one(control: int, interpreter: Interpreter, pid: int) -> None:
+    """Executes the next request. A copy of the session's process `pid` that the code forked ends after it.
 
     Raises:
         EOFError: The supervisor has hung up.
@@ -236,6 +244,8 @@ def serve_one(control: int, interpreter: Interpreter) -> None:
     except BaseException:  # the code put something else in their place
         answer = answer or b""
     status, exit_status, message = outcome
+    if os.getpid() != pid:
+        os._exit(exit_status)
     wire.write_all(control, wire.pack({"id": head["id"], "s": status, "x": exit_status, "m": message}, answer))
 
 
@@ -257,7 +267,7 @@ def prepare() -> Interpreter:
         for _ in range(_REHEARSALS):
             for operation, body in requests:
                 outside.sendall(wire.pack({"op": operation, "id": 1}, body))
-                serve_one(inside.fileno(), interpreter)
+                serve_one(inside.fileno(), interpreter, os.getpid())
                 outside.recv(1 << 16)
     linecache.cache.clear()
     module = types.ModuleType("__main__")

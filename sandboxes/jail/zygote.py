@@ -40,6 +40,7 @@ _ZYGOTE_FD, _RULESET_FD, _FIRST_FREE_FD = 3, 4, 5
 _REAP_EVERY_S = 0.005
 _ADDRESS_SPACE_SLACK_MIB = 128
 """Address space beyond `memory_mib`: libraries that are mapped and never touched."""
+_SIGNALS = 256
 _MIB = 1 << 20
 
 
@@ -57,13 +58,14 @@ class Profile:
         self.mounts = (
             kernel.prepared_mount("tmpfs", "/workspace", "tmpfs", flags, options.format(workspace, inodes)),
             kernel.prepared_mount("tmpfs", "/tmp", "tmpfs", flags, options.format(tmp, inodes)),
-            kernel.prepared_mount("proc", "/proc", "proc", flags | kernel.MS_NOEXEC),
+            kernel.prepared_mount("proc", "/proc", "proc", flags | kernel.MS_NOEXEC | kernel.MS_RDONLY),
         )
         address_space = (limits["memory_mib"] + _ADDRESS_SPACE_SLACK_MIB) * _MIB
         file_size = max(workspace, tmp) * _MIB
         self.limits = [
             (resource.RLIMIT_AS, (address_space, address_space)),
             (resource.RLIMIT_FSIZE, (file_size, file_size)),
+            (resource.RLIMIT_SIGPENDING, (_SIGNALS, _SIGNALS)),  # counted per user, so not among the common limits
         ]
         if limits["count_processes"]:
             self.limits.append((resource.RLIMIT_NPROC, (limits["processes"], limits["processes"])))
@@ -201,6 +203,7 @@ class Zygote:
                 self._id_maps.write()
                 kernel.perform(profile.mounts)
                 os.chdir("/workspace")
+                os.setpgid(0, 0)  # a signal to one's own group would reach the zygote's from here
             else:
                 os.setsid()
                 os.mkdir(f"{self._directory}/{number}")
@@ -224,7 +227,9 @@ class Zygote:
 def _set_common_limits() -> None:
     """What is the same for every session is set once, here, and inherited."""
     for kind, value in (
-        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_CORE, 1),  # 0 does not keep the kernel from starting the host's crash handler; 1 does
+        (resource.RLIMIT_NICE, 0),
+        (resource.RLIMIT_RTPRIO, 0),
         (resource.RLIMIT_MEMLOCK, 0),
         (resource.RLIMIT_MSGQUEUE, 0),
         (resource.RLIMIT_NOFILE, 256),

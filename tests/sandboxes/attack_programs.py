@@ -1,6 +1,6 @@
 """Programs that try to break out of a session. Each prints `ESCAPED ...` if it reaches its aim, and `tried` at its end.
 
-Not a test module: `test_attacks.py` runs these as the user who runs the tests, `test_ordinary_user.py` as another one.
+Not a test module: `test_attacks.py` runs these, each twice in one session.
 `SECRET_FILE`, `SECRET`, `NEIGHBOUR` (a name both sessions know) are filled in by whoever runs them.
 """
 
@@ -60,6 +60,10 @@ for family in (socket.AF_UNIX, socket.AF_NETLINK, socket.AF_PACKET, 40):
     "network: abstract names through socketpair": """
 import socket, ctypes
 for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM, socket.SOCK_SEQPACKET):
+    for family in (10, 16, 30, 40):
+        try: socket.socketpair(family, kind); print("ESCAPED socketpair", family)
+        except OSError as error:
+            if error.errno != 1: print("ESCAPED no refusal", error)
     try: a, b = socket.socketpair(socket.AF_UNIX, kind)
     except OSError: continue
     for name, act in (("bind", lambda: a.bind("\\0@NEIGHBOUR@")), ("connect", lambda: a.connect("\\0@NEIGHBOUR@")),
@@ -85,6 +89,72 @@ for pid in list(range(2, 400)) + [-1]:
     if pid != -1: print("ESCAPED signalled", pid)
 for pid in (os.getppid(),):
     if pid: print("ESCAPED parent", pid)
+""",
+    "neighbours: signals and priorities by group": """
+import os, resource, signal
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if os.getpgrp() != os.getpid(): print("ESCAPED shares a process group")
+for signal_all in (lambda: os.kill(0, signal.SIGTERM), lambda: os.killpg(0, signal.SIGTERM),
+                   lambda: os.setpriority(os.PRIO_PGRP, 0, 19), lambda: os.setpriority(os.PRIO_USER, 1000, 19)):
+    try: signal_all()
+    except OSError: pass
+for limit in (resource.RLIMIT_RTPRIO, resource.RLIMIT_NICE):
+    if resource.getrlimit(limit) != (0, 0): print("ESCAPED may raise its priority")
+""",
+    "neighbours: counts that the kernel keeps per user": """
+import array, ctypes, fcntl, os, resource, socket
+libc = ctypes.CDLL(None, use_errno=True)
+a, b = socket.socketpair()
+try: a.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0] * 200))]); print("ESCAPED descriptors in flight")
+except OSError: pass
+if libc.syscall(307, a.fileno(), 0, 0, 0) == 0: print("ESCAPED sendmmsg")
+if libc.inotify_init() >= 0 or libc.inotify_init1(0) >= 0: print("ESCAPED inotify")
+context = ctypes.c_ulong(0)
+if libc.syscall(206, 1000, ctypes.byref(context)) == 0: print("ESCAPED asynchronous I/O")
+file = open("leased", "w+")
+try: fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK); print("ESCAPED lease")
+except OSError: pass
+if resource.getrlimit(resource.RLIMIT_SIGPENDING)[1] > 256: print("ESCAPED queued signals")
+os.remove("leased")
+""",
+    "memory: what no process owns": """
+import ctypes, mmap, os, struct
+libc = ctypes.CDLL(None, use_errno=True)
+try: os.memfd_create("x"); print("ESCAPED memory file")
+except OSError: pass
+try: mmap.mmap(-1, 1 << 20); print("ESCAPED shared pages")
+except OSError: pass
+for device in ("/dev/zero", "/dev/full"):
+    with open(device, "rb") as file:
+        if file.read(3) != bytes(3): print("ESCAPED zeros")
+        try: mmap.mmap(file.fileno(), 1 << 20, mmap.MAP_SHARED, mmap.PROT_READ); print("ESCAPED shared pages of", device)
+        except OSError: pass
+mmap.mmap(-1, 1 << 20, mmap.MAP_PRIVATE).close()
+open("f", "w").close()
+for name, value in (("user.a", b"x"), ("system.posix_acl_access", struct.pack("<I", 2) + struct.pack("<HHI", 1, 7, 2**32 - 1) * 4)):
+    for set_attribute in (lambda: os.setxattr("f", name, value), lambda: os.setxattr(os.open("f", os.O_RDONLY), name, value)):
+        try: set_attribute(); print("ESCAPED attribute")
+        except OSError as error:
+            if error.errno != 1: print("ESCAPED no refusal", error)
+os.remove("f")
+ours, theirs = os.pipe()
+vector = (ctypes.c_size_t * 2)(ctypes.addressof(ctypes.create_string_buffer(8)), 8)
+if libc.vmsplice(theirs, vector, 1, 0) >= 0: print("ESCAPED pages in a pipe")
+""",
+    "memory: out of turn when it runs out": """
+for name in ("oom_score_adj", "clear_refs", "coredump_filter", "comm"):
+    try: open("/proc/self/" + name, "w").write("0"); print("ESCAPED wrote", name)
+    except OSError: pass
+if open("/proc/self/oom_score_adj").read().strip() != "1000": print("ESCAPED", open("/proc/self/oom_score_adj").read())
+""",
+    "read: names and arguments of the host": """
+import os, resource, socket, sys
+if socket.gethostname() != "sandbox": print("ESCAPED host name", socket.gethostname())
+if sys.argv != [""] or any("host" in argument for argument in sys.orig_argv[:-1]): print("ESCAPED arguments", sys.argv)
+if os.path.isdir("/usr/src") and os.listdir("/usr/src"): print("ESCAPED sees /usr/src")
+if resource.getrlimit(resource.RLIMIT_CORE) != (1, 1): print("ESCAPED starts the host's crash handler")
+try: import palaestra; print("ESCAPED imports the tasks")
+except ImportError: pass
 """,
     "neighbours: ptrace and foreign memory": """
 import ctypes, os
@@ -168,6 +238,8 @@ for name, number in (("bpf", 321), ("perf_event_open", 298), ("userfaultfd", 323
                      ("add_key", 248), ("open_by_handle_at", 304), ("kexec_load", 246), ("init_module", 175), ("memfd_secret", 447),
                      ("personality", 135), ("name_to_handle_at", 303), ("fanotify_init", 300)):
     if libc.syscall(number, 0, 0, 0, 0, 0, 0) >= 0: print("ESCAPED", name)
+for number in range(463, 500):  # newer than the list of what is denied
+    if libc.syscall(number, 0, 0, 0, 0, 0, 0) != -1 or ctypes.get_errno() != 38: print("ESCAPED", number)
 """,
     "escape: 32-bit and x32 calls": """
 import ctypes

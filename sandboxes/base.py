@@ -43,7 +43,11 @@ class Limits:
     grace_s: float = 0.5
     """Time that an interrupted execution has to stop before its session is killed."""
     cpu_s: float | None = None
-    """CPU time of one execution, over all its processes; None means no limit beyond `timeout_s`."""
+    """CPU time of one execution, over all its processes; None means no limit beyond `timeout_s`.
+
+    What an execution leaves running in its session (threads, background processes) may use as much again before the
+    next one; then the session ends. The other limits hold there as they do during an execution.
+    """
     memory_mib: int = 512
     """Memory of the session's whole process tree."""
     processes: int = 64
@@ -59,17 +63,18 @@ class Limits:
     """Output at which an execution is stopped."""
 
     def __post_init__(self) -> None:
-        for name in ("timeout_s", "cpu_s", *_WHOLE):
+        check_seconds("timeout_s", self.timeout_s)
+        if self.cpu_s is not None:
+            check_seconds("cpu_s", self.cpu_s)
+        for name in _WHOLE:
             value: object = getattr(self, name)
-            if name == "cpu_s" and value is None:
-                continue
-            kind = int if name in _WHOLE else (int, float)
-            if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value):
-                raise ConfigError(f"{name}={value!r}: must be {'a whole number' if name in _WHOLE else 'a number'}")
-            if value <= 0:
-                raise ConfigError(f"{name}={value}: must be > 0")
-        if isinstance(self.grace_s, bool) or not 0 <= self.grace_s <= 60:
-            raise ConfigError(f"grace_s={self.grace_s}: must be in [0, 60]")
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise ConfigError(f"{name}={value!r}: must be a whole number")
+            if not 0 < value <= _GREATEST:
+                raise ConfigError(f"{name}={value}: must be > 0 and at most {_GREATEST}")
+        grace_s: object = self.grace_s
+        if isinstance(grace_s, bool) or not isinstance(grace_s, (int, float)) or not 0 <= grace_s <= 60:
+            raise ConfigError(f"grace_s={grace_s}: must be in [0, 60]")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
@@ -85,6 +90,20 @@ class Limits:
         return cls(**values)
 
 
+def check_seconds(name: str, value: object) -> float:
+    """Gives a time that may be waited for.
+
+    Raises:
+        ConfigError: It is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ConfigError(f"{name}={value!r}: must be a number")
+    if value <= 0:
+        raise ConfigError(f"{name}={value}: must be > 0")
+    return value
+
+
+_GREATEST = (1 << 31) - 1
 _WHOLE = ("memory_mib", "processes", "workspace_mib", "tmp_mib", "inodes", "output_kib", "output_hard_mib")
 
 

@@ -15,10 +15,11 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from ..core.errors import SandboxDied, SandboxError, SandboxUnavailable
-from .base import Answer, ExecResult, ExecStatus, FunctionAnswers, Limits, TestsOutcome
+from ..core.errors import ConfigError, SandboxDied, SandboxError, SandboxUnavailable
+from .base import Answer, ExecResult, ExecStatus, FunctionAnswers, Limits, TestsOutcome, check_seconds
 from .client import JailClient, Reply
 from .jail.calls import read_answers, request
+from .jail.wire import one_line
 
 _jails: dict[str, JailClient] = {}
 _jails_lock = threading.Lock()
@@ -93,12 +94,19 @@ class LocalSandbox:
         return self._execute({"op": "exec"}, code.encode("utf-8", "surrogatepass"), timeout_s)
 
     def run(self, argv: Sequence[str], stdin: bytes = b"", timeout_s: float | None = None) -> ExecResult:
-        """Runs a command in the workspace."""
-        return self._execute({"op": "run", "argv": list(argv)}, stdin, timeout_s)
+        """Runs a command in the workspace.
+
+        Raises:
+            ConfigError: `argv` is no command.
+        """
+        command: list[object] = list(argv)
+        if isinstance(argv, str) or not command or not all(isinstance(part, str) for part in command):
+            raise ConfigError(f"argv={argv!r}: must be a program and its arguments, all text")
+        return self._execute({"op": "run", "argv": command}, stdin, timeout_s)
 
     def _execute(self, head: dict[str, Any], body: bytes, timeout_s: float | None) -> ExecResult:
         if timeout_s is not None:
-            head["timeout_s"] = timeout_s
+            head["timeout_s"] = check_seconds("timeout_s", timeout_s)
         with self._lock:
             return result_of(self._request(head, body))
 
@@ -214,11 +222,11 @@ class LocalRunner:
         said: dict[str, Any] = {"load_error": None, "total": 0, "failures": []}
         if status is ExecStatus.OK:
             said = json.loads(reply.body)  # the tests' session runs trusted code only
-        failures = tuple((int(item["index"]), str(item["test"]), str(item["error"])) for item in said["failures"])
+        failures = tuple((int(item["index"]), str(item["test"]), one_line(item["error"])) for item in said["failures"])
         return TestsOutcome(
             status=status,
             message=str(reply.head["message"]),
-            load_error=said["load_error"],
+            load_error=said["load_error"] and one_line(said["load_error"]),
             total=said["total"],
             failures=failures,
             seconds=reply.head["seconds"],
@@ -228,7 +236,8 @@ class LocalRunner:
         return self._client.submit({**head, "s": self._client.new_session(), "l": self._limits}, body).wait()
 
 
-_DEAD_MESSAGE = "the session has ended; reset() starts a fresh one"
+_DEAD_MESSAGE = "the session has ended"
+_REVIVAL = "reset() starts a fresh one"
 _STATUSES = {status.value: status for status in ExecStatus}
 
 
@@ -245,8 +254,12 @@ def result_of(reply: Reply) -> ExecResult:
         exit_status=head.get("exit"),
         status=status,
         seconds=head["seconds"],
-        message=_DEAD_MESSAGE if status is ExecStatus.DEAD else head["message"],
+        message=_dead_message(head) if status is ExecStatus.DEAD else head["message"],
     )
+
+
+def _dead_message(head: dict[str, Any]) -> str:
+    return f"{head['message'] or _DEAD_MESSAGE}; {_REVIVAL}"
 
 
 def _check_file(reply: Reply, path: str) -> None:
@@ -254,6 +267,6 @@ def _check_file(reply: Reply, path: str) -> None:
     if status == "sandbox_died":
         raise SandboxDied(reply.head["message"])
     if status == "dead":
-        raise SandboxError(f"{path}: {_DEAD_MESSAGE}")
+        raise SandboxError(f"{one_line(path)}: {_dead_message(reply.head)}")
     if status != "ok":
-        raise SandboxError(f"{path}: {reply.head['message']}")
+        raise SandboxError(f"{one_line(path)}: {reply.head['message']}")

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 FILE_NAME = "solution.py"
+MAX_ANSWER = 1 << 24
+"""Bytes of all answers of one request."""
 _MAX_ERROR = 300
+_MAX_CONTAINERS = 2 * values.MAX_ITEMS
 
 
 def request(sources: Sequence[str], entry_point: str, calls: Iterable[Sequence[Any]], stop: bool = False) -> bytes:
@@ -53,7 +56,11 @@ def answer_all(question: bytes) -> bytes:
                 answers.append((1, describe(error)))
                 if asked["stop"]:
                     break
-    return wire.dumps([load_error, answers]).encode()
+    body = wire.dumps([load_error, answers]).encode()
+    if len(body) > MAX_ANSWER:
+        answers = [(1, f"ValueTooLarge: the answers take more than {MAX_ANSWER >> 20} MiB")] * len(answers)
+        body = wire.dumps([load_error, answers]).encode()
+    return body
 
 
 def _is_function(value: object) -> bool:
@@ -90,12 +97,14 @@ def read_answers(body: bytes) -> tuple[str | None, list[tuple[Any, str | None]]]
     tagged = b"{" in body
     answers: list[tuple[Any, str | None]] = []
     try:
+        if body.count(b"[") > _MAX_CONTAINERS:  # an empty list takes three bytes here and 64 in memory
+            raise ValueError("too many containers")
         load_error, given = wire.loads(body.decode())
         for failed, content in given:
             if failed:
-                answers.append((None, str(content)[:_MAX_ERROR]))
+                answers.append((None, wire.one_line(str(content), _MAX_ERROR)))
             else:
                 answers.append((values.decode(content) if tagged else content, None))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, MemoryError) as error:
+        return None if load_error is None else wire.one_line(str(load_error), _MAX_ERROR), answers
+    except values.DECODING_ERRORS as error:
         raise ValueError("the session's answers cannot be read") from error
-    return None if load_error is None else str(load_error)[:_MAX_ERROR], answers

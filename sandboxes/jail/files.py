@@ -55,13 +55,21 @@ def inside(path: str) -> str:
     """Gives a path relative to the workspace.
 
     Raises:
-        OSError: It is absolute and not below /workspace, empty, or holds a NUL.
+        OSError: It is absolute and not below /workspace, empty, or no path at all.
     """
     if path == _ROOT or path.startswith(_ROOT + "/"):
         path = path[len(_ROOT) :].lstrip("/")
-    if not path or path.startswith("/") or "\0" in path:
+    if not path or path.startswith("/") or "\0" in path or not _is_encodable(path):
         raise OSError(errno.EINVAL, "not a path in the workspace", path)
     return path
+
+
+def _is_encodable(path: str) -> bool:
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _make_directories(workspace: int, directory: str) -> None:

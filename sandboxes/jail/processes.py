@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
+from typing import Any
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _MIB = 1 << 20
+_FEW_PROCESSES = 4
+"""So few cannot hold much in sockets."""
+_MOST_FDS = 256
+_USUAL_FDS = 1024
+_SOCKET_MIB = 0.25
+"""What one socket holds by default at most (`net.core.wmem_default`), rounded up."""
 
 
 @dataclass
@@ -60,6 +68,41 @@ def usage_of(root: int, table: Table) -> Usage:
         total.memory_mib += usage.memory_mib
         total.cpu_s += usage.cpu_s
     return total
+
+
+def oversize(limits: dict[str, Any], root: int, usage: Usage, table: Table) -> tuple[str, str] | None:
+    """Gives status and message of the limit on memory or processes that a tree of processes is over, if it is."""
+    memory_mib = usage.memory_mib
+    if memory_mib > limits["memory_mib"]:
+        memory_mib = proportional_memory_mib(root, table)
+    if usage.processes > _FEW_PROCESSES:
+        memory_mib += socket_memory_mib(root, table)
+    if memory_mib > limits["memory_mib"]:
+        return "memory_limit", f"more than {limits['memory_mib']} MiB of memory"
+    if usage.processes > limits["processes"] + 1:
+        return "killed", f"more than {limits['processes']} processes"
+    return None
+
+
+def socket_memory_mib(root: int, table: Table) -> float:
+    """What the tree's sockets may hold unread, which counts as nobody's memory; 0 for a usual number of descriptors."""
+    tree = tree_of(root, table)
+    fds: list[str] = []
+    unseen = 0
+    for pid in tree:
+        try:
+            fds += [f"/proc/{pid}/fd/{name}" for name in os.listdir(f"/proc/{pid}/fd")]
+        except OSError:
+            unseen += 1  # it hides them
+    if len(fds) + unseen * _MOST_FDS <= _USUAL_FDS:
+        return 0.0
+    sockets: set[str] = set()
+    for path in fds:
+        with contextlib.suppress(OSError):
+            target = os.readlink(path)
+            if target.startswith("socket:"):
+                sockets.add(target)
+    return (len(sockets) + unseen * _MOST_FDS) * _SOCKET_MIB
 
 
 def proportional_memory_mib(root: int, table: Table) -> float:

@@ -11,7 +11,6 @@ and `o`, the size of stdout, which comes first in the body.
 
 from __future__ import annotations
 
-import array
 import contextlib
 import errno
 import json
@@ -22,14 +21,16 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from . import files, processes, wire
+from . import calls, files, processes, wire
 from .channel import Channel
+from .orders import Orders
 from .tracked import Call, Session, socket_and_pipes
 
 _WATCH_EVERY_S = 0.05
+_WATCH_IDLE_EVERY_S = 1.0
 _OUTPUT_EVENTS_AFTER_S = 0.005
 """Output of shorter calls is read when they end; only longer ones wake the loop for each piece."""
-_MAX_ANSWER = 1 << 25
+_MAX_ANSWER = calls.MAX_ANSWER
 _STATUSES = {"ok": "ok", "error": "error", "memory": "memory_limit", "disk": "disk_limit"}
 _ONCE = ("calls", "tests", "ready")
 """Operations that have a session to themselves, which ends with them."""
@@ -49,18 +50,20 @@ class Supervisor:
     def __init__(self, host: socket.socket, orders: socket.socket, host_process: int) -> None:
         self._poll = select.epoll()
         self._handlers: dict[int, Callable[[], None]] = {}
-        self._channels: dict[int, Channel] = {}
+        self._channels: dict[int, Channel | Orders] = {}
         self._host = Channel(host, self._poll)
         self._channels[self._host.fd] = self._host
         self._handlers[self._host.fd] = self._on_host
-        self._orders = orders
-        self._handle(orders.fileno(), self._on_zygote)
+        self._orders = Orders(orders, self._poll)
+        self._channels[self._orders.fd] = self._orders
+        self._handlers[self._orders.fd] = self._on_zygote
         if host_process >= 0:
             self._handle(host_process, self._leave)
         self._limits: dict[int, dict[str, Any]] = {}
         self._sessions: dict[int, Session] = {}
         self._running: set[Session] = set()
         self._next_watch = 0.0
+        self._next_idle_watch = 0.0
 
     def serve(self) -> NoReturn:
         """Serves until the host is gone."""
@@ -74,6 +77,9 @@ class Supervisor:
                         handler()
             if self._running:
                 self._keep_clocks()
+            if self._sessions and (now := time.monotonic()) >= self._next_idle_watch:
+                self._next_idle_watch = now + _WATCH_IDLE_EVERY_S
+                self._watch_idle()
 
     def _handle(self, fd: int, handler: Callable[[], None]) -> None:
         self._poll.register(fd, select.EPOLLIN)
@@ -86,7 +92,7 @@ class Supervisor:
         try:
             channel.flush()
         except OSError:
-            if channel is self._host:
+            if channel is self._host or channel is self._orders:
                 self._leave()
 
     def _leave(self) -> NoReturn:
@@ -118,20 +124,24 @@ class Supervisor:
             if session is not None:
                 self._destroy(session)
             return
-        if operation == "tests":
-            session = self._start_tests(number, head, body)
-            body = head.pop("body")
-        elif session is None:
-            session = self._spawn(number, head["l"])
+        try:
+            if operation == "tests":
+                session = self._start_tests(number, head, body)
+                body = head.pop("body")
+            elif session is None:
+                session = self._spawn(number, head["l"])
+        except OSError as error:  # no descriptors left
+            self._decline(head, "sandbox_died", f"cannot start a session: {error.strerror}", alive=False)
+            return
         if session.dead or session.call is not None:
-            status = "dead" if session.dead else "busy"
-            self._answer({"id": head["id"], "status": status, "seconds": 0.0, "alive": not session.dead})
+            self._decline(head, "dead" if session.dead else "busy", session.cause_of_death, alive=not session.dead)
             return
         now = time.monotonic()
         limits = session.limits
         timeout_s = head.get("timeout_s") or limits["timeout_s"]
         call = Call(head["id"], operation, now, now + timeout_s, limits["grace_s"], limits["cpu_s"], head, body)
         session.call = call
+        session.idle_cpu_s = None
         self._running.add(session)
         if operation in ("put", "get"):
             self._start_file_access(session)
@@ -142,6 +152,10 @@ class Supervisor:
             if operation == "run":
                 order["argv"] = head["argv"]
             self._send(session, order, body)
+
+    def _decline(self, head: dict[str, Any], status: str, message: str, alive: bool) -> None:
+        answer = {"id": head["id"], "status": status, "exit": None, "seconds": 0.0, "message": message, "alive": alive}
+        self._answer(answer)
 
     def _send(self, session: Session, order: dict[str, Any], body: bytes = b"") -> None:
         try:
@@ -155,11 +169,8 @@ class Supervisor:
         limits = self._limits[limits_number]
         ours, (out, err), theirs = socket_and_pipes()
         session = Session(number, Channel(ours, self._poll, _MAX_ANSWER), out, err, limits, limits["output_kib"] * 1024)
-        fds = [*theirs, extra.fileno()] if extra is not None else theirs
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
-        self._orders.sendmsg([b"S %d %d" % (number, limits_number)], ancillary)
-        for fd in theirs:
-            os.close(fd)
+        fds = [*theirs, extra.detach()] if extra is not None else theirs
+        self._orders.send(b"S %d %d" % (number, limits_number), fds)
         self._sessions[number] = session
         self._channels[session.channel.fd] = session.channel
         self._handlers[session.channel.fd] = lambda: self._on_session(session)
@@ -169,17 +180,11 @@ class Supervisor:
         self._orders.send(b"%s %d " % (kind, session.number))
 
     def _on_zygote(self) -> None:
-        while True:
-            try:
-                packet, ancillary, _, _ = self._orders.recvmsg(4096, socket.CMSG_SPACE(32), socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                return
+        while (received := self._orders.receive()) is not None:
+            packet, fds = received
             if not packet:
                 self._answer({"id": 0, "fatal": "the zygote ended"})
                 self._leave()
-            fds = array.array("i")
-            for _, _, data in ancillary:
-                fds.frombytes(data)
             kind, number, *rest = packet.split(b" ", 2)
             session = self._sessions.get(int(number))
             if session is None:
@@ -203,21 +208,25 @@ class Supervisor:
             return
         for head, body in frames:
             call = session.call
-            if call is not None and head.get("id") == call.id:
-                session.ready = True
-                if call.operation in ("put", "get"):
-                    self._order(b"W", session)
-                else:
-                    self._on_result(session, call, head, body)
+            is_file_access = call is not None and call.operation in ("put", "get")
+            if call is None or head.get("id") != call.id or (is_file_access and session.ready):
+                self._on_end(session)  # an honest session answers once, so this one's code speaks in its name
+                return
+            session.ready = True
+            if is_file_access:
+                self._order(b"W", session)
+            else:
+                self._on_result(session, call, head, body)
 
     def _on_result(self, session: Session, call: Call, head: dict[str, Any], body: bytes) -> None:
-        status = _STATUSES.get(str(head.get("s")), "error")
-        exit_status, message = head.get("x"), str(head.get("m", ""))[:500]
-        if type(exit_status) is not int:
+        status, exit_status, message = head.get("s"), head.get("x"), head.get("m")
+        status = _STATUSES.get(status, "error") if type(status) is str else "error"
+        if type(exit_status) is not int or not -128 < exit_status < 256:
             exit_status = 1
+        message = wire.one_line(message) if type(message) is str else ""
         if call.breach is not None:
             status, message = call.breach[0], f"{call.breach[1]}; interrupted, the session keeps its state"
-        self._finish(session, status, exit_status, message, body or None)
+        self._finish(session, status, exit_status, message, body if session.once else None)
 
     def _on_end(self, session: Session) -> None:
         """The session's socket is closed: it is dead, or is killed now."""
@@ -252,9 +261,13 @@ class Supervisor:
         call = session.call
         assert call is not None
         call.breach = call.breach or (status, message)
+        self._end(session)
+        self._finish(session, *_killed_for(call))
+
+    def _end(self, session: Session, cause: str = "") -> None:
+        session.cause_of_death = cause
         self._mark_dead(session)
         self._order(b"K", session)
-        self._finish(session, *_killed_for(call))
 
     def _destroy(self, session: Session) -> None:
         if not session.dead:
@@ -324,25 +337,26 @@ class Supervisor:
     def _start_tests(self, number: int, head: dict[str, Any], body: bytes) -> Session:
         """Makes a tests' session and a solution's session with a channel between them, and starts both."""
         for_tests, for_solution = socket.socketpair()
-        with for_tests, for_solution:
-            session = self._spawn(number, head["l"], for_tests)
+        session = self._spawn(number, head["l"], for_tests)
+        try:
             partner = self._spawn(-number, head["l"], for_solution)
+        except OSError:
+            self._destroy(session)
+            raise
         session.partner = partner
+        partner.start_output()
         split = head["solution_size"]
-        for fd in (partner.out, partner.err):  # nobody reads what it prints, and it must not block
-            self._handle(fd, lambda: self._discard_output(partner))
+        for fd in (partner.out, partner.err):  # nobody asked for what it prints, and it must not block
+            self._handle(fd, lambda: self._on_output(session, partner))
         self._send(partner, {"op": "stub", "id": 0}, body[:split])
         head["body"] = body[split:]
         return session
-
-    def _discard_output(self, partner: Session) -> None:
-        partner.drain()
 
     # --- clocks and limits
 
     def _until_next_deadline(self) -> float | None:
         if not self._running:
-            return None
+            return _WATCH_IDLE_EVERY_S if self._sessions else None
         now = time.monotonic()
         earliest = now + _WATCH_EVERY_S
         for session in self._running:
@@ -385,11 +399,11 @@ class Supervisor:
         call.deadline = now + call.grace_s
         self._order(b"I", session)
 
-    def _on_output(self, session: Session) -> None:
+    def _on_output(self, session: Session, printer: Session | None = None) -> None:
         call = session.call
         if call is None:
             return
-        if session.drain() > session.limits["output_hard_mib"] * _MIB and not call.interrupted:
+        if (printer or session).drain() > session.limits["output_hard_mib"] * _MIB and not call.interrupted:
             message = f"more than {session.limits['output_hard_mib']} MiB of output"
             self._interrupt(session, call, time.monotonic(), "output_limit", message)
 
@@ -399,34 +413,46 @@ class Supervisor:
         for session in sessions:
             call = session.call
             members = [session] if session.partner is None else [session, session.partner]
-            unknown = [member for member in members if not member.pid and not member.dead]
-            for member in unknown:
-                self._order(b"Q", member)  # known at the next look
-            if call is None or unknown:
+            members = [member for member in members if not member.dead]
+            if call is None or not self._know_pids(members):
                 continue
             cpu_s = 0.0
             for member in members:
                 usage = processes.usage_of(member.pid, table)
                 cpu_s += usage.cpu_s
-                if call.breach is None or call.interrupted:
-                    self._check_size(session, member.pid, usage, table)
+                oversize = processes.oversize(session.limits, member.pid, usage, table)
+                if oversize is not None and not session.dead:
+                    self._kill(session, *oversize)
             if session.call is call and call.cpu_s is not None and not call.interrupted:
                 if call.cpu_before_s is None:  # it may have been busy since the call began
                     call.cpu_before_s = max(0.0, cpu_s - (now - call.started))
                 if cpu_s - call.cpu_before_s > call.cpu_s:
                     self._interrupt(session, call, now, "timeout", f"more than {call.cpu_s:g} s of CPU time")
 
-    def _check_size(self, session: Session, pid: int, usage: processes.Usage, table: processes.Table) -> None:
-        limits = session.limits
-        if session.dead:
+    def _know_pids(self, sessions: list[Session]) -> bool:
+        """Whether the sessions' process ids are known; asks for those that are not, for the next look."""
+        unknown = [session for session in sessions if not session.pid]
+        for session in unknown:
+            self._order(b"Q", session)
+        return not unknown
+
+    def _watch_idle(self) -> None:
+        """Ends sessions whose threads and processes go on working between calls: limits hold there too."""
+        resting = [session for session in self._sessions.values() if session.ready and not session.call]
+        idle = [session for session in resting if not session.dead and self._know_pids([session])]
+        if not idle:
             return
-        memory_mib = usage.memory_mib
-        if memory_mib > limits["memory_mib"]:
-            memory_mib = processes.proportional_memory_mib(pid, table)
-        if memory_mib > limits["memory_mib"]:
-            self._kill(session, "memory_limit", f"more than {limits['memory_mib']} MiB of memory")
-        elif usage.processes > limits["processes"] + 1:
-            self._kill(session, "killed", f"more than {limits['processes']} processes")
+        table = processes.process_table()
+        for session in idle:
+            usage = processes.usage_of(session.pid, table)
+            if session.idle_cpu_s is None:
+                session.idle_cpu_s = usage.cpu_s
+            most_cpu_s = session.limits["cpu_s"] or session.limits["timeout_s"]
+            oversize = processes.oversize(session.limits, session.pid, usage, table)
+            if oversize is not None:
+                self._end(session, f"the session was killed between calls: {oversize[1]}")
+            elif usage.cpu_s - session.idle_cpu_s > most_cpu_s:
+                self._end(session, f"the session was killed between calls: more than {most_cpu_s:g} s of CPU time")
 
 
 def _killed_for(call: Call) -> tuple[str, int, str]:

@@ -10,6 +10,9 @@ from typing import Any
 from .channel import Channel
 
 _CHUNK = 1 << 16
+_MOST_CHUNKS = 17
+"""Read at once from a pipe: what the longest pipe of an ordinary user holds, and no more, as a fast writer can keep it
+full for ever."""
 
 
 class HeadTail:
@@ -33,7 +36,7 @@ class HeadTail:
         self.total += len(data)
         room = 0 if self._tail else 2 * self._half - len(self._head)
         self._head += data[:room]
-        if len(data) > room:
+        if len(data) > room and self._half:
             self._tail = (self._tail + data[room:])[-self._half :]
 
     def content(self) -> bytes:
@@ -81,6 +84,10 @@ class Session:
     ready: bool = False
     """Whether it has answered once, and so finished setting up its jail."""
     dead: bool = False
+    cause_of_death: str = ""
+    """One line, if it was killed between calls."""
+    idle_cpu_s: float | None = None
+    """CPU time at the first look since its last call ended."""
     once: bool = False
     """Whether it ends with its first call."""
     partner: Session | None = None
@@ -98,7 +105,8 @@ class Session:
         """Reads what is in the output pipes and gives the number of bytes since the call began."""
         for fd, kept in ((self.out, self.output[0]), (self.err, self.output[1])):
             try:
-                while data := os.read(fd, _CHUNK):
+                for _ in range(_MOST_CHUNKS):
+                    data = os.read(fd, _CHUNK)
                     kept.add(data)
                     if len(data) < _CHUNK:
                         break
@@ -116,9 +124,16 @@ class Session:
 
 def socket_and_pipes() -> tuple[socket.socket, tuple[int, int], list[int]]:
     """Gives our socket, the reading ends of stdout and stderr, and the session's three ends."""
-    ours, theirs = socket.socketpair()
-    out_read, out_write = os.pipe()
-    err_read, err_write = os.pipe()
+    fds: list[int] = []
+    try:
+        ours, theirs = socket.socketpair()
+        fds += os.pipe()
+        fds += os.pipe()
+    except OSError:
+        for fd in fds:
+            os.close(fd)
+        raise
+    out_read, out_write, err_read, err_write = fds
     os.set_blocking(out_read, False)
     os.set_blocking(err_read, False)
     return ours, (out_read, err_read), [theirs.detach(), out_write, err_write]

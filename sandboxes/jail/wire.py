@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 LENGTHS = struct.Struct("!II")
-MAX_HEAD = 1 << 16
+MAX_HEAD = 1 << 20
 MAX_BODY = 1 << 28
 
 
@@ -43,8 +43,14 @@ class WireError(ValueError):
 
 
 def pack(head: dict[str, Any], body: bytes = b"") -> bytes:
-    """Gives the frame of a head and a body."""
+    """Gives the frame of a head and a body.
+
+    Raises:
+        WireError: They are too large for one.
+    """
     text = dumps(head).encode()
+    if len(text) > MAX_HEAD or len(body) > MAX_BODY:
+        raise WireError(f"a frame of {len(text)} + {len(body)} bytes is too large")
     return LENGTHS.pack(len(text), len(body)) + text + body
 
 
@@ -139,6 +145,12 @@ def read_frame(fd: int) -> Frame:
             raise EOFError
         data += more
     return _parse_head(data[8 : 8 + head_size]), data[8 + head_size :]
+
+
+def one_line(text: str, most: int = 500) -> str:
+    """Gives a text of untrusted code as one line that any file or terminal takes: no breaks, no lone surrogates."""
+    text = text[:most]
+    return text if text.isprintable() else "".join(char if char.isprintable() else " " for char in text)
 
 
 def write_all(fd: int, data: bytes) -> None:

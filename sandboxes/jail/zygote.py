@@ -234,6 +234,8 @@ def _set_common_limits() -> None:
         (resource.RLIMIT_MSGQUEUE, 0),
         (resource.RLIMIT_NOFILE, 256),
     ):
+        _, most = resource.getrlimit(kind)
+        value = value if most == resource.RLIM_INFINITY else min(value, most)
         resource.setrlimit(kind, (value, value))
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write("1000")  # when memory runs out, sessions go first

@@ -4,13 +4,16 @@ import os
 import runpy
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from palaestra.sandboxes import ExecStatus, Limits, Sandbox, open_sandbox
+from palaestra.sandboxes import ExecStatus, Limits, Sandbox, client, open_sandbox, shutdown
+from palaestra.sandboxes.jail.tracked import HeadTail, Session
 
 ATTACKS: dict[str, str] = runpy.run_path(str(Path(__file__).with_name("attack_programs.py")))["ATTACKS"]
 SECRET = "s3cr3t-of-the-host"
@@ -26,8 +29,10 @@ def sandbox() -> Iterator[Sandbox]:
 def secret_file(tmp_path: Path) -> Path:
     path = tmp_path / "secret.txt"
     path.write_text(SECRET, encoding="utf-8")
-    for folder in (path, *path.parents[:4]):
-        folder.chmod(0o755)  # only the sandbox stands in the way
+    for opened in (path, *path.parents):
+        if opened.stat().st_mode & 0o005 == 0o005:
+            break
+        opened.chmod(0o755)  # only the sandbox stands in the way
     return path
 
 
@@ -102,10 +107,56 @@ def test_inodes_and_bytes_of_both_folders_are_limited() -> None:
         assert sandbox.exec("1").stdout == "1\n"
 
 
-def test_memory_files_are_limited() -> None:
-    program = "import os\nfd = os.memfd_create('x')\nfor _ in range(4096): os.write(fd, bytes(1 << 20))\n"
-    with open_sandbox(limits=Limits(memory_mib=64, workspace_mib=16, tmp_mib=16)) as sandbox:
-        assert not sandbox.exec(program).ok
+def test_memory_in_sockets_counts() -> None:
+    program = """
+import os, socket, time
+for _ in range(30):
+    if os.fork() == 0: break
+held = []
+try:
+    while True:
+        held += socket.socketpair()
+        for end in held[-2:]:
+            end.setblocking(False)
+            try:
+                while True: end.send(bytes(1 << 16))
+            except BlockingIOError: pass
+except OSError: time.sleep(20)
+"""
+    with open_sandbox(limits=Limits(memory_mib=512, timeout_s=15)) as sandbox:
+        result = sandbox.exec(program)
+        assert result.status is ExecStatus.MEMORY_LIMIT
+        assert result.seconds < 10
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        (
+            "import threading\ndef spin():\n    while True: pass\nthreading.Thread(target=spin, daemon=True).start()",
+            "0.1 s of CPU",
+        ),
+        (
+            "import os, time\nif os.fork() == 0:\n    time.sleep(0.3)\n    for _ in range(4):\n"
+            "        if os.fork() == 0:\n            x = bytearray(60 << 20)\n            time.sleep(60)\n"
+            "    time.sleep(60)",
+            "128 MiB of memory",
+        ),
+    ],
+)
+def test_limits_hold_between_calls(program: str, message: str) -> None:
+    with open_sandbox(limits=Limits(memory_mib=128, timeout_s=5, cpu_s=0.1)) as sandbox, open_sandbox() as neighbour:
+        assert neighbour.exec("x = 1").ok
+        assert sandbox.exec(program).ok
+        for rest_s in (3, 6, 12, 24):  # long enough on a busy machine
+            time.sleep(rest_s)
+            result = sandbox.exec("0")
+            if result.status is ExecStatus.DEAD:
+                break
+        assert result.status is ExecStatus.DEAD
+        assert f"the session was killed between calls: more than {message}" in result.message
+        assert result.message.endswith("; reset() starts a fresh one")
+        assert neighbour.exec("x").stdout == "1\n"
 
 
 def test_nothing_outlives_the_session() -> None:
@@ -153,16 +204,86 @@ def test_a_session_cannot_speak_for_the_supervisor(sandbox: Sandbox) -> None:
     assert sandbox.exec("40 + 2").stdout == "42\n"
 
 
-def test_a_frame_with_wrong_fields_does_no_harm(sandbox: Sandbox) -> None:
-    program = """
-import os, json, struct
-for head in ({"id": None}, {"id": [1]}, {"s": "sandbox_died"}, {"id": "x", "fatal": "y"}, {"id": -1, "x": {}}):
-    text = json.dumps(head).encode()
-    os.write(3, struct.pack("!II", len(text), 0) + text)
-print("tried")
+SPEAK = """
+import json, os, struct, sys
+frame = sys._getframe()
+while "head" not in frame.f_locals or "id" not in frame.f_locals["head"]: frame = frame.f_back
+this_call = frame.f_locals["head"]["id"]
+def speak(head, body=b""):
+    text = head if isinstance(head, bytes) else json.dumps(head).encode()
+    data = struct.pack("!II", len(text), len(body)) + text + body
+    while data: data = data[os.write(3, data):]
 """
-    assert sandbox.exec(program).stdout == "tried\n"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "{'id': None}",
+        "{'id': [1]}",
+        "{'s': 'sandbox_died'}",
+        "{'id': 'x', 'fatal': 'y'}",
+        "{'id': this_call + 1}",
+        "{'id': 0}",
+    ],
+)
+def test_a_session_that_answers_what_nobody_asked_ends(sandbox: Sandbox, head: str) -> None:
+    with open_sandbox() as neighbour:
+        assert neighbour.exec("x = 1").ok
+        result = sandbox.exec(f"{SPEAK}\nspeak({head})\nimport time\ntime.sleep(20)")
+        assert (result.status, result.seconds < 10) == (ExecStatus.KILLED, True)
+        assert neighbour.exec("x").stdout == "1\n"
+    sandbox.reset()
     assert sandbox.exec("40 + 2").stdout == "42\n"
+
+
+def test_a_flood_of_frames_does_not_stop_the_neighbours(sandbox: Sandbox) -> None:
+    flood = "\nmany = (struct.pack('!II', 2, 0) + b'{}') * 20_000\nwhile True: os.write(3, many)"
+    with open_sandbox() as neighbour:
+        assert neighbour.exec("x = 1").ok
+        assert sandbox.exec(SPEAK + flood).seconds < 5
+        assert neighbour.exec("x").stdout == "1\n"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        "'s': ['ok'], 'x': {}, 'm': [1]",
+        "'s': 'ok', 'x': 10**30, 'm': 'a\\n\\x1b[2J\\ud800'",
+        "'s': 'sandbox_died', 'x': True",
+    ],
+)
+def test_an_answer_in_the_sessions_name_is_checked_field_by_field(sandbox: Sandbox, fields: str) -> None:
+    result = sandbox.exec(
+        f"{SPEAK}\nspeak({{'id': this_call, {fields}}}, b'x' * (1 << 20))\nimport time\ntime.sleep(20)"
+    )
+    assert result.status in (ExecStatus.OK, ExecStatus.ERROR)
+    assert result.exit_status in (0, 1)
+    assert result.message.isprintable()
+    assert result.stdout + result.stderr == ""  # output comes through the pipes and their limits only
+
+
+def test_a_deeply_nested_frame_does_no_harm(sandbox: Sandbox) -> None:
+    with open_sandbox() as neighbour:
+        assert neighbour.exec("x = 1").ok
+        for depth in (900, 960, 990, 5000):
+            nested = f"b'[' * {depth} + b']' * {depth}"
+            sandbox.exec(
+                f"{SPEAK}\nspeak(b'{{\"id\":%d,\"s\":' % this_call + {nested} + b',\"m\":' + {nested} + b'}}')"
+            )
+            sandbox.reset()
+        assert neighbour.exec("x").stdout == "1\n"
+
+
+def test_an_error_message_is_one_printable_line(sandbox: Sandbox) -> None:
+    result = sandbox.exec("raise ValueError('a\\x1b[2J\\ud800b')")
+    assert result.message == "ValueError: a [2J b"
+
+
+def test_a_forked_copy_of_the_session_ends_with_its_cell(sandbox: Sandbox) -> None:
+    forking = "import os\npid = os.fork()\nif pid == 0: print('child')\nelse: os.waitpid(pid, 0); print('parent')"
+    assert sandbox.exec(forking).stdout == "child\nparent\n"
+    assert [sandbox.exec(f"{i}").stdout for i in range(5)] == [f"{i}\n" for i in range(5)]
 
 
 def test_files_are_opened_inside_the_workspace_only(sandbox: Sandbox, secret_file: Path) -> None:
@@ -190,13 +311,67 @@ os.symlink("/", "root"); os.symlink("/proc/self/root", "magic"); os.mkfifo("fifo
     assert secret_file.read_text(encoding="utf-8") == SECRET
 
 
-def test_output_floods_are_stopped() -> None:
+@pytest.mark.parametrize(
+    "program",
+    [
+        "while True: print('x' * 1000)",
+        "import fcntl, subprocess\nfcntl.fcntl(1, fcntl.F_SETPIPE_SZ, 1 << 20)\n"
+        "subprocess.run('for i in 1 2 3; do dd if=/dev/zero bs=1M 2>/dev/null & done; wait', shell=True)",
+    ],
+)
+def test_output_floods_are_stopped(program: str) -> None:
     limits = Limits(output_hard_mib=2, timeout_s=10)
-    with open_sandbox(limits=limits) as sandbox:
-        result = sandbox.exec("while True: print('x' * 1000)")
+    with open_sandbox(limits=limits) as sandbox, open_sandbox() as neighbour:
+        result = sandbox.exec(program)
         assert result.status is ExecStatus.OUTPUT_LIMIT
         assert len(result.stdout) < 70_000
         assert result.seconds < 5
+        assert neighbour.exec("6 * 7").stdout == "42\n"
+
+
+def test_one_look_at_a_pipe_ends_however_fast_it_is_filled() -> None:
+    read_end, write_end = os.pipe()
+    session = Session(1, SimpleNamespace(close=lambda: None), read_end, read_end, {}, 1024)  # pyright: ignore
+    os.set_blocking(read_end, False)
+    stop = threading.Event()
+
+    def fill() -> None:
+        while not stop.is_set():
+            os.write(write_end, bytes(1 << 16))
+
+    writer = threading.Thread(target=fill)
+    writer.start()
+    try:
+        session.output = HeadTail(1024), HeadTail(1024)
+        assert session.drain() <= 2 * 17 * (1 << 16)
+    finally:
+        stop.set()
+        while writer.is_alive():
+            session.drain()
+            writer.join(0.01)
+        os.close(read_end)
+        os.close(write_end)
+
+
+def test_what_is_hidden_is_empty_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = f"{os.path.realpath(sys.base_prefix)}/include"
+    program = f"import os\nos.path.isdir({folder!r}), os.listdir({folder!r})"
+    with open_sandbox() as sandbox:
+        assert sandbox.exec(program).stdout != "(True, [])\n"
+    shutdown()
+    monkeypatch.setattr(client, "hidden_folders", lambda: [folder])
+    try:
+        with open_sandbox() as sandbox:
+            assert sandbox.exec(program).stdout == "(True, [])\n"
+    finally:
+        shutdown()
+
+
+def test_our_own_tasks_are_hidden() -> None:
+    import palaestra.envs.tasks.code
+
+    tasks = Path(palaestra.envs.tasks.code.__file__).resolve()
+    assert any(tasks.is_relative_to(folder) for folder in client.hidden_folders())
 
 
 def test_import_of_the_sandbox_starts_nothing() -> None:

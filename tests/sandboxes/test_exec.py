@@ -64,6 +64,14 @@ def test_a_traceback_shows_the_code_and_nothing_of_ours(sandbox: Sandbox) -> Non
     assert sandbox.exec("y").stdout == "1\n"
 
 
+@pytest.mark.parametrize("code", ["x = 'a\nb'", "def f(:\n    1\nf(1)", "(1,\n2", "x = 1\ny = = 2\n", "y y"])
+def test_a_syntax_error_shows_no_lines_of_ours(sandbox: Sandbox, code: str) -> None:
+    stderr = sandbox.exec(code).stderr
+    assert "SyntaxError" in stderr
+    assert "session.py" not in stderr
+    assert "During handling" not in stderr
+
+
 def test_a_syntax_error_is_reported_with_its_line(sandbox: Sandbox) -> None:
     result = sandbox.exec("x = 1\ny = = 2\n")
     assert result.status is ExecStatus.ERROR

@@ -82,7 +82,7 @@ def grade_code(
     Raises:
         SandboxDied: Infrastructure failed; there is no verdict.
         SandboxUnavailable: This machine cannot isolate code that way.
-        TaskError: A test is malformed.
+        TaskError: A test is malformed, or the tests' source does not run whatever the solution is.
     """
     runner = _runner(sandbox, isolation, image, limits) if isinstance(sandbox, str) else sandbox
     sources = [prelude, solution] if prelude else [solution]
@@ -111,7 +111,7 @@ def _compare(given: FunctionAnswers, calls: list[list[Any]], wanted: list[Any], 
     failures: list[TestFailure] = []
     for index, (arguments, want) in enumerate(zip(calls, wanted, strict=True)):
         got = given.answers[index] if index < len(given.answers) else None
-        if got is not None and got.error is None and same(got.value, want):
+        if got is not None and got.error is None and _is_same(got.value, want):
             continue
         error = (got.error or "") if got is not None else (given.load_error or given.message or "no answer")
         got_repr = "" if got is None or got.error is not None else _short(got.value)
@@ -136,9 +136,18 @@ def _compare(given: FunctionAnswers, calls: list[list[Any]], wanted: list[Any], 
     )
 
 
+def _is_same(got: Any, want: Any) -> bool:
+    try:
+        return same(got, want)
+    except RecursionError:  # nested more deeply than an honest session sends
+        return False
+
+
 def _report(outcome: TestsOutcome) -> GradeReport:
     if outcome.status is ExecStatus.SANDBOX_DIED:
         raise SandboxDied(outcome.message)
+    if outcome.status is ExecStatus.ERROR:  # whatever the solution does ends as a failed test
+        raise TaskError(f"the tests or their prelude do not run: {outcome.message}")
     status = "load_error" if outcome.load_error is not None else outcome.status.value
     failures = tuple(
         TestFailure(index=index, args_repr=test, got_repr="", want_repr="", error=error)
@@ -155,5 +164,8 @@ def _report(outcome: TestsOutcome) -> GradeReport:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an int with too many digits to print, or too deep
+        text = f"<{type(value).__name__}>"
     return text if len(text) <= _REPR_LENGTH else text[: _REPR_LENGTH - 3] + "..."

@@ -93,7 +93,7 @@ def _build_root(prefixes: list[str], hidden: list[str], jail_files: str) -> None
         _bind(fd, root + target)
         os.close(fd)
     for path in hidden:
-        if os.path.isdir(root + path):
+        if os.path.isdir(root + path) and os.listdir(root + path):  # each mount costs every session a little
             kernel.mount("tmpfs", root + path, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "size=4k,mode=0555")
     _copy_system_links(root)
     os.makedirs(root + JAIL_FILES)

@@ -141,13 +141,22 @@ def run_tests(question: bytes) -> bytes:
         assert, a `test_...` function, or `check(candidate)`; a failure outside of those has index -1.
     """
     asked = wire.loads(question.decode())
-    load_error = _receive().get("load_error")
+    load_error = _load_error()
     if load_error is not None:
-        return wire.dumps({"load_error": str(load_error)[:_MAX_ERROR], "total": 0, "failures": []}).encode()
+        return wire.dumps({"load_error": load_error[:_MAX_ERROR], "total": 0, "failures": []}).encode()
     module = types.ModuleType("tests")
     sys.modules["tests"] = module
     candidate = Remote(-1, asked["entry_point"])
     return wire.dumps({"load_error": None, **_examine(asked, candidate, module.__dict__)}).encode()
+
+
+def _load_error() -> str | None:
+    """Waits until the solution is loaded, and gives what went wrong."""
+    try:
+        error: object = _receive().get("load_error")
+    except (EOFError, OSError, ValueError):
+        return "the solution's process ended while it was loaded"
+    return None if error is None else str(error)
 
 
 def _examine(asked: dict[str, Any], candidate: Any, namespace: dict[str, Any]) -> dict[str, Any]:
@@ -207,7 +216,8 @@ def _follow(mine: Any, theirs: Any) -> None:
 
 def _exception(kind: str, text: str) -> Exception:
     known = getattr(builtins, kind, None)
-    if isinstance(known, type) and issubclass(known, Exception):
+    ends_a_loop = kind in ("StopIteration", "StopAsyncIteration")  # and so skips the comparisons of `all(map(...))`
+    if isinstance(known, type) and issubclass(known, Exception) and not ends_a_loop:
         try:
             return known(text.partition(": ")[2] or text)
         except TypeError:  # its arguments are of another kind (UnicodeDecodeError)

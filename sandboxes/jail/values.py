@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MAX_DEPTH = 100
 MAX_ITEMS = 1_000_000
+_MOST_COLLISIONS = 64
 _HUGE = 1 << 62
 _PLAIN = (type(None), bool, str)
 
@@ -45,6 +46,8 @@ class Opaque:
         return self.text
 
 
+DECODING_ERRORS = (ValueError, LookupError, TypeError, ArithmeticError, AttributeError, RecursionError, MemoryError)
+"""What decoding the text of an untrusted process may raise."""
 _type: Callable[[object], Any] = type
 """`type`, without the type checker narrowing Any to containers of unknown items."""
 
@@ -67,7 +70,7 @@ def loads(text: str) -> Any:
     try:
         plain = wire.loads(text)
         return decode(plain) if "{" in text else plain
-    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+    except DECODING_ERRORS as error:
         raise ValueError("not a tagged value") from error
 
 
@@ -114,6 +117,11 @@ def _encode_rare(value: Any, kind: Any, depth: int) -> Any:
     return {"$": "o", "v": object.__repr__(value)[:200]}
 
 
+_LIST: Any = list  # untyped, as what they hold is
+_TUPLE: Any = tuple
+_DICT: Any = dict
+_SET: Any = set
+_FROZENSET: Any = frozenset
 _CONTENTS: dict[type, Callable[[Any], Any]] = {
     int: lambda value: int.__add__(value, 0),
     float: lambda value: float.__add__(value, 0.0),
@@ -121,11 +129,11 @@ _CONTENTS: dict[type, Callable[[Any], Any]] = {
     str: lambda value: "".join(str.__iter__(value)),
     bytes: lambda value: bytes(bytes.__iter__(value)),
     bytearray: lambda value: bytes(bytearray.__iter__(value)),
-    list: lambda value: list(list[Any].__iter__(value)),
-    tuple: lambda value: tuple(tuple[Any].__iter__(value)),
-    dict: lambda value: dict(dict[Any, Any].items(value)),
-    set: lambda value: set(set[Any].__iter__(value)),
-    frozenset: lambda value: frozenset(frozenset[Any].__iter__(value)),
+    list: lambda value: list(_LIST.__iter__(value)),
+    tuple: lambda value: tuple(_TUPLE.__iter__(value)),
+    dict: lambda value: dict(_DICT.items(value)),
+    set: lambda value: set(_SET.__iter__(value)),
+    frozenset: lambda value: frozenset(_FROZENSET.__iter__(value)),
 }
 """How the built-in content of a subclass's instance is read: with the base's own methods, never its overrides."""
 
@@ -136,7 +144,11 @@ def _check_items(count: int) -> None:
 
 
 def decode(data: Any) -> Any:
-    """Rebuilds a value from JSON data with tags."""
+    """Rebuilds a value from JSON data with tags.
+
+    Raises:
+        ValueError, KeyError, TypeError, ArithmeticError: The data is not tagged JSON.
+    """
     shape = _type(data)
     if shape is list:
         return [decode(item) for item in data]
@@ -144,7 +156,9 @@ def decode(data: Any) -> Any:
         return data
     kind, content = data["$"], data["v"]
     if kind == "d":
-        return {decode(k): decode(v) for k, v in content}
+        keys = [decode(key) for key, _ in content]
+        _check_hashes(keys)
+        return dict(zip(keys, [decode(item) for _, item in content], strict=True))
     if kind in _DECODERS:
         return _DECODERS[kind](content)
     raise ValueError(f"unknown tag {kind!r}")
@@ -160,6 +174,23 @@ def _items(content: Any) -> list[Any]:
     return [decode(item) for item in content]
 
 
+def _hashable(content: Any) -> list[Any]:
+    items = _items(content)
+    _check_hashes(items)
+    return items
+
+
+def _check_hashes(items: list[Any]) -> None:
+    """Refuses what would fill a set in quadratic time: integers with one hash are easy to find, and whoever sends them
+    would stop the process that decodes them.
+
+    Raises:
+        ValueError: There are more than `_MOST_COLLISIONS` items whose hash another one has.
+    """
+    if len(items) > _MOST_COLLISIONS and len(items) - len(set(map(hash, items))) > _MOST_COLLISIONS:
+        raise ValueError("too many items with one hash")
+
+
 def _complex(content: Any) -> complex:
     return complex(*_items(content))
 
@@ -172,8 +203,8 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
     "i": _huge,
     "f": float,
     "t": lambda content: tuple(_items(content)),
-    "s": lambda content: set(_items(content)),
-    "z": lambda content: frozenset(_items(content)),
+    "s": lambda content: set(_hashable(content)),
+    "z": lambda content: frozenset(_hashable(content)),
     "b": bytes.fromhex,
     "c": _complex,
     "o": lambda content: Opaque(str(content)),
@@ -201,5 +232,5 @@ def _canonical(value: Any) -> Any:
     if kind is set or kind is frozenset:
         return ("set", frozenset(_canonical(item) for item in value))
     if kind is dict:
-        return ("dict", frozenset((_canonical(k), _canonical(v)) for k, v in value.items()))
+        return ("dict", {_canonical(k): _canonical(v) for k, v in value.items()})
     return value

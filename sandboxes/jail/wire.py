@@ -129,7 +129,7 @@ def read_frame(fd: int) -> Frame:
         EOFError: The other side is gone.
         WireError: The bytes are no frame.
     """
-    data = os.read(fd, 65536)
+    data = bytearray(os.read(fd, 65536))
     while True:
         if len(data) >= 8:
             head_size, body_size = LENGTHS.unpack_from(data)
@@ -144,7 +144,7 @@ def read_frame(fd: int) -> Frame:
         if not more:
             raise EOFError
         data += more
-    return _parse_head(data[8 : 8 + head_size]), data[8 + head_size :]
+    return _parse_head(bytes(data[8 : 8 + head_size])), bytes(data[8 + head_size :])
 
 
 def one_line(text: str, most: int = 500) -> str:

@@ -131,7 +131,12 @@ class Ranks:
         self.any(False)
 
 
-def launch(fn: Callable[..., Result], processes: int, args: tuple[Any, ...] = ()) -> Result:
+def launch(
+    fn: Callable[..., Result],
+    processes: int,
+    args: tuple[Any, ...] = (),
+    how_to_go_on: str = "resume from the last checkpoint",
+) -> Result:
     """Runs `fn(ranks, *args)` in `processes` processes and gives the first rank's result.
 
     The first Ctrl-C or SIGTERM asks all ranks to stop at the end of a step (`Ranks.should_stop`); the second one stops
@@ -141,6 +146,7 @@ def launch(fn: Callable[..., Result], processes: int, args: tuple[Any, ...] = ()
         fn: A function of a module (it is pickled when there is more than one process).
         processes: How many.
         args: Further arguments, picklable.
+        how_to_go_on: What the error says to do when a rank was killed.
 
     Raises:
         PalaestraError: The error of the rank that failed first, unchanged.
@@ -153,7 +159,7 @@ def launch(fn: Callable[..., Result], processes: int, args: tuple[Any, ...] = ()
         with _signals_as_flag() as flag:
             return fn(Ranks(0, 1, flag.is_set), *args)
     with tempfile.TemporaryDirectory(prefix="palaestra-ranks-") as folder, _signals_as_flag() as flag:
-        return _Launcher(fn, processes, args, Path(folder) / "rendezvous", flag).run()
+        return _Launcher(fn, processes, args, Path(folder) / "rendezvous", flag, how_to_go_on).run()
 
 
 class _StopFlag:
@@ -193,6 +199,9 @@ def _signals_as_flag() -> Iterator[_StopFlag]:
 @contextmanager
 def _signals_held_back() -> Iterator[None]:
     """Blocks the stop signals in this thread, and in processes that are started meanwhile until they unblock them."""
+    from multiprocessing import resource_tracker  # POSIX only
+
+    resource_tracker.ensure_running()  # else the first process's start does it, which unblocks the signals
     old = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     try:
         yield
@@ -204,9 +213,15 @@ class _Launcher:
     """The parent's side: starts the ranks, watches them, and ends them."""
 
     def __init__(
-        self, fn: Callable[..., Any], processes: int, args: tuple[Any, ...], rendezvous: Path, flag: _StopFlag
+        self,
+        fn: Callable[..., Any],
+        processes: int,
+        args: tuple[Any, ...],
+        rendezvous: Path,
+        flag: _StopFlag,
+        how_to_go_on: str,
     ) -> None:
-        self._flag = flag
+        self._flag, self._how_to_go_on = flag, how_to_go_on
         context = mp.get_context("spawn")
         self._stop = context.RawValue("b", 0)  # lock-free: a killed rank cannot leave it locked
         self._results: dict[int, Any] = {}
@@ -258,11 +273,19 @@ class _Launcher:
             except (EOFError, OSError):
                 self._ranks[rank].join()
                 # a killed rank makes its peers fail: it comes first whenever it is noticed
-                when, error, result = 0.0, RankFailed(_death(rank, self._ranks[rank].exitcode)), None
+                when, error, result = 0.0, RankFailed(self._death(rank)), None
             del self._pipes[rank]
             if error is not None:
                 self._failures.append((when, rank, error))
             self._results[rank] = result
+
+    def _death(self, rank: int) -> str:
+        exitcode = self._ranks[rank].exitcode
+        if exitcode is not None and exitcode < 0:
+            name = signal.Signals(-exitcode).name
+            hint = " (out of memory?)" if name == "SIGKILL" else ""
+            return f"training process {rank} was killed by {name}{hint}; {self._how_to_go_on}"
+        return f"training process {rank} ended without a result (exit status {exitcode})"
 
     def _kill_all(self) -> None:
         for process in self._ranks:
@@ -273,14 +296,6 @@ class _Launcher:
             if process.is_alive():
                 process.kill()
                 process.join()
-
-
-def _death(rank: int, exitcode: int | None) -> str:
-    if exitcode is not None and exitcode < 0:
-        name = signal.Signals(-exitcode).name
-        hint = " (out of memory?)" if name == "SIGKILL" else ""
-        return f"training process {rank} was killed by {name}{hint}; resume from the last checkpoint"
-    return f"training process {rank} ended without a result (exit status {exitcode})"
 
 
 def _rank_main(

@@ -29,16 +29,21 @@ def wait_for(condition: object, timeout_s: float = 60.0) -> None:
         time.sleep(0.05)
 
 
-def start(function: str, folder: Path, processes: int) -> tuple[subprocess.Popen[str], list[int]]:
-    """Starts a run in a session of its own and gives it with its ranks' process ids."""
+def begin(function: str, folder: Path, processes: int) -> subprocess.Popen[str]:
+    """Starts a run in a session of its own."""
     script = Path(rank_workers.__file__)
-    run = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, str(script), str(folder), str(processes), function],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
+
+
+def start(function: str, folder: Path, processes: int) -> tuple[subprocess.Popen[str], list[int]]:
+    """Starts a run and waits until its ranks do; gives it with their process ids."""
+    run = begin(function, folder, processes)
     files = [folder / f"pid{rank}" for rank in range(processes)]
     wait_for(lambda: all(file.exists() and file.read_text() for file in files))
     return run, [int(file.read_text()) for file in files]
@@ -99,6 +104,19 @@ def test_ctrl_c_stops_all_ranks_at_the_same_step(tmp_path: Path, number: signal.
     assert "Traceback" not in err
     assert err.count("press Ctrl-C again") == 1
     assert not any(map(alive, pids))
+
+
+def test_ctrl_c_while_the_ranks_start_is_kept_for_them(tmp_path: Path) -> None:
+    """The ranks are still importing: none of them may die of the signal."""
+    run = begin("counts_until_stopped", tmp_path, 2)
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
+    wait_for(lambda: len(children.read_text().split()) == 3)  # two ranks, and multiprocessing's resource tracker
+    os.killpg(run.pid, signal.SIGINT)
+    out, err = run.communicate(timeout=60)
+    assert run.returncode == 0, err
+    first, second = eval(out)
+    assert first == second
+    assert "Traceback" not in err
 
 
 def test_no_rank_outlives_a_killed_parent(tmp_path: Path) -> None:

@@ -28,6 +28,10 @@ from ..core.errors import CheckpointError, StorageError
 
 FORMAT = 1
 _TEMPORARY = ".writing-"
+_DAMAGE = (
+    OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError, pickle.UnpicklingError,
+)  # fmt: skip
+"""What reading a damaged file can raise, from a bad byte in `meta.json` to a half-written archive."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,12 +87,14 @@ class CheckpointStore:
         except OSError as error:
             with contextlib.suppress(OSError):
                 self._remove_unfinished()
-            hint = "; free some space and resume" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
+            hint = "; free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
             raise StorageError(f"cannot write checkpoint {self.folder / name}: {error.strerror}{hint}") from error
         return target
 
     def load_latest(self) -> Checkpoint | None:
         """Gives the newest checkpoint that can be read, or None when there is none at all.
+
+        A damaged one is passed over: the run goes on from the one before it, or says what to delete.
 
         Raises:
             CheckpointError: There are checkpoints, but all are damaged, or the newest is of another configuration.
@@ -98,10 +104,12 @@ class CheckpointStore:
         for name in names:
             try:
                 return self._load(self.folder / name)
-            except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError, json.JSONDecodeError) as error:
-                problem = problem or f"checkpoint {self.folder / name} is damaged: {_first_line(error)}"
+            except CheckpointError:
+                raise
+            except _DAMAGE as error:
+                problem = problem or f"checkpoint {self.folder / name} is damaged: {_first_sentence(error)}"
         if names:
-            raise CheckpointError(problem)
+            raise CheckpointError(f"{problem}; delete {self.folder} to do its stage again")
         return None
 
     def _load(self, folder: Path) -> Checkpoint:
@@ -118,7 +126,7 @@ class CheckpointStore:
         found = [p for p in self._finished() if (p / "meta.json").exists()]
         names = [p.name for p in sorted(found, key=lambda p: p.stat().st_mtime_ns, reverse=True)]
         latest = self.folder / "latest"
-        marked = latest.read_text().strip() if latest.exists() else ""
+        marked = latest.read_text(errors="replace").strip() if latest.is_file() else ""
         if marked in names:
             names.remove(marked)
             names.insert(0, marked)
@@ -200,5 +208,5 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _first_sentence(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0]

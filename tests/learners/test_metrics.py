@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from palaestra.core.errors import StorageError
-from palaestra.learners.metrics import MetricsWriter, read_metrics
+from palaestra.core.errors import RecordError, StorageError
+from palaestra.learners.metrics import MetricsWriter, TensorBoardSink, read_metrics
 
 
 def row(stage: str, step: int, **more: Any) -> dict[str, Any]:
@@ -49,6 +49,37 @@ def test_resume_continues_and_drops_what_came_after(tmp_path: Path) -> None:
     rows = read_metrics(tmp_path)
     assert [(r["stage"], r["step"]) for r in rows] == [("sft", 1), ("sft", 2), ("grpo", 1), ("grpo", 2)]
     assert rows[-1]["again"]
+
+
+def test_a_resume_from_the_start_of_a_stage_logs_no_step_twice(tmp_path: Path) -> None:
+    """A run that was killed before its first checkpoint does the stage again, and nobody calls `drop_after`."""
+    with MetricsWriter(tmp_path) as metrics:
+        for stage, step in (("sft", 20), ("sft", 40), ("grpo", 1), ("grpo", 2)):
+            metrics.log(row(stage, step))
+    with MetricsWriter(tmp_path, resume=True) as metrics:
+        metrics.log(row("grpo", 1, again=True))
+        metrics.log(row("grpo", 2, again=True))
+    rows = read_metrics(tmp_path)
+    assert [(r["stage"], r["step"]) for r in rows] == [("sft", 20), ("sft", 40), ("grpo", 1), ("grpo", 2)]
+    assert all(r["again"] for r in rows[2:])
+
+
+@pytest.mark.parametrize("damage", [b"{oops\n", b"[1]\n", b"\xff\n"])
+def test_a_damaged_line_is_named(tmp_path: Path, damage: bytes) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"stage": "sft", "step": 1}\n' + damage + b"{}\n")
+    for read in (read_metrics, lambda folder: MetricsWriter(folder, resume=True)):
+        with pytest.raises(RecordError, match=r"metrics\.jsonl(, line 2: .*; delete the line| is damaged: .*)$"):
+            read(tmp_path)
+
+
+def test_a_full_disk_is_an_error_of_the_row_that_met_it(tmp_path: Path) -> None:
+    sink = TensorBoardSink(tmp_path)
+    sink.close()
+    with open("/dev/full", "wb") as sink._file:
+        sink._records._writer = sink._file
+        with pytest.raises(StorageError, match=r"^cannot write .*events\.out.*: No space left on device$"):
+            sink.log(row("sft", 1))
+        sink.close()
 
 
 def test_without_resume_old_rows_are_gone(tmp_path: Path) -> None:

@@ -113,11 +113,7 @@ def _read_summary(path: Path) -> dict[str, Any]:
 
 
 def _read_metrics(folder: Path) -> dict[str, list[MetricRow]]:
-    try:
-        rows = read_metrics(folder)
-    except ValueError as error:
-        raise RecordError(f"{folder / METRICS_FILE} is damaged: {error}") from error
     stages: dict[str, list[MetricRow]] = {}
-    for row in rows:
+    for row in read_metrics(folder):
         stages.setdefault(str(row.get("stage", "")), []).append(row)
     return stages

@@ -99,6 +99,11 @@ class EvaluationConfig:
     """Evaluate on the validation split every so many GRPO steps; 0 = never."""
     validation_n: int = 128
 
+    def __post_init__(self) -> None:
+        for name, least in (("n", 1), ("every", 0), ("validation_n", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"evaluation.{name}={getattr(self, name)}: must be at least {least}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
@@ -200,6 +205,8 @@ def _read_toml(name_or_path: str) -> dict[str, Any]:
             text = path.read_text(encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"cannot read recipe {name_or_path}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"recipe {name_or_path} is not valid TOML: {error}") from error
     else:
         names = packaged_recipes()
         if name_or_path not in names:
@@ -267,8 +274,17 @@ def _check_names(data: Mapping[str, Any], kind: type, prefix: str) -> None:
             _check_names(value, inner, f"{prefix}{name}.")
 
 
+_PLAIN = {
+    "tuple_type": "must be a list, such as [1, 2] or ['a', 'b']",
+    "dict_type": "must be a table of names and values",
+}
+"""pydantic's messages about Python types, in the words of TOML."""
+
+
 def _one_line(error: pydantic.ValidationError) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
-    message = str(first["msg"]).removeprefix("Value error, ")
+    if first["type"] == "missing":
+        return f"{where}: missing from the recipe"
+    message = _PLAIN.get(first["type"], str(first["msg"]).removeprefix("Value error, "))
     return message if not where or "=" in message else f"{where}={first.get('input')!r}: {message}"

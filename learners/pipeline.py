@@ -7,8 +7,9 @@ between them (learners.distributed). The learners know nothing of recipes, and t
 from __future__ import annotations
 
 import copy
+import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +18,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..agents.evaluation import EvalOptions, EvalResult, evaluate_policy, summarise, wilson_interval
 from ..agents.llm import LLMPolicy
+from ..agents.scripted import EXPERTS
 from ..agents.store import save_episodes
-from ..core.errors import RunStopped
+from ..core.errors import ConfigError, RunStopped, StorageError, did_you_mean
 from ..core.seeding import derive_seed
 from ..core.trajectories import Episode
 from ..envs.registration import make_env
 from ..models.chat import ChatFormat
-from ..models.loading import build_model, load_model, save_model
+from ..models.loading import build_model, load_model, resolve_device, save_model
 from ..models.tokenizers import train_tokenizer
 from .checkpoint import CheckpointStore
 from .collection import GroupCollector
@@ -33,7 +35,7 @@ from .distributed import Ranks, launch
 from .grpo import GRPOLearner, train_grpo
 from .logprobs import sequence_kl
 from .metrics import MetricsWriter
-from .progress import StageProgress
+from .progress import StageProgress, TaskProgress
 from .run_folder import RunFolder
 from .sft import train_sft
 
@@ -62,10 +64,42 @@ def run(recipe: Recipe, resume: bool = False) -> dict[str, Any]:
         PalaestraError: Anything else that the user can mend, as one line.
     """
     started = time.time()
+    _check(recipe)
     folder = RunFolder(recipe.run)
-    folder.start(recipe, resume)
-    launch(_run_rank, recipe.processes, (recipe, resume, started))
+    moved = folder.start(recipe, resume)
+    with StageProgress(enabled=True, started=started) as progress:
+        if moved:
+            progress.say(f"the run that was in {folder.path} is now {moved}")
+        progress.say(f"{'resuming' if resume else 'starting'} {folder.path} with {_processes(recipe.processes)}")
+    go_on = f"continue with: {_resume_command(folder)}"
+    try:
+        launch(_run_rank, recipe.processes, (recipe, resume, started), how_to_go_on=go_on)
+    except StorageError as error:
+        raise StorageError(f"{error}; {go_on}") from error
     return folder.read_summary()
+
+
+def _check(recipe: Recipe) -> None:
+    """Finds mistakes that only the environment or the experts know, before a run folder is touched.
+
+    Raises:
+        PalaestraError: One line that names the key or the nearest valid name.
+    """
+    for levels in {recipe.env.levels, recipe.env.train_levels or recipe.env.levels}:
+        with make_env(recipe.env.id, **recipe.env.environment(levels)):
+            pass
+    for name in recipe.demos.mix if "sft" in recipe.stages else ():
+        if name not in EXPERTS:
+            raise ConfigError(f"demos.mix: expert {name!r}{did_you_mean(name, EXPERTS)}")
+    resolve_device(recipe.model.device)
+
+
+def _processes(number: int) -> str:
+    return "1 process" if number == 1 else f"{number} processes"
+
+
+def _resume_command(folder: RunFolder) -> str:
+    return f"palaestra train {shlex.quote(str(folder.recipe))} --resume"
 
 
 def _run_rank(ranks: Ranks, recipe: Recipe, resume: bool, started: float) -> None:
@@ -91,7 +125,7 @@ def _run_rank(ranks: Ranks, recipe: Recipe, resume: bool, started: float) -> Non
 
 def _stages(context: RankContext, resume: bool) -> dict[str, Any]:
     recipe = context.recipe
-    summary: dict[str, Any] = {"name": recipe.name, "seed": recipe.seed}
+    summary: dict[str, Any] = {"name": recipe.name, "seed": recipe.seed, "resumed": resume}
     if "sft" in recipe.stages:
         began = time.time()
         model, tokenizer = sft_stage(context, resume)
@@ -120,14 +154,17 @@ def sft_stage(context: RankContext, resume: bool) -> tuple[PreTrainedModel, PreT
     recipe, ranks, folder = context.recipe, context.ranks, context.folder
     if resume and folder.sft.is_dir():
         return _load(recipe, str(folder.sft))
+    loaded = None if recipe.from_scratch else _load(recipe, recipe.model.path or "")  # if that fails, then at once
     episodes = _demonstrations(context)
-    model, tokenizer = _new_model(context, episodes) if recipe.from_scratch else _load(recipe, recipe.model.path or "")
+    model, tokenizer = loaded or _new_model(context, episodes)
     tools = _tools(recipe)
     plain = recipe.demos.action_style == "plain" or (recipe.demos.action_style == "auto" and recipe.from_scratch)
     if not plain:
         episodes = with_tool_calls(episodes, tools)
     with context.progress.task("tokenising demonstrations"):
         segments = tokenised(episodes, ChatFormat(tokenizer), tools, recipe.rollout.max_context_tokens)
+        if ranks.should_stop():
+            raise _stopped(context, "before SFT")
     with context.progress.task("supervised fine-tuning") as task:
         result = train_sft(
             model,
@@ -141,7 +178,7 @@ def sft_stage(context: RankContext, resume: bool) -> tuple[PreTrainedModel, PreT
             on_progress=task.sft_step,
         )
     if result.stopped:
-        raise _stopped(context, "SFT", result.steps)
+        raise _stopped(context, f"after {result.steps} steps of SFT")
     if ranks.is_first:
         save_model(model, tokenizer, folder.sft)
     ranks.barrier()
@@ -150,7 +187,7 @@ def sft_stage(context: RankContext, resume: bool) -> tuple[PreTrainedModel, PreT
 
 def _demonstrations(context: RankContext) -> list[Episode]:
     with context.progress.task("making demonstrations") as task:
-        return demonstrations(context.recipe, context.ranks.rank, context.ranks.size, task.update)
+        return demonstrations(context.recipe, context.ranks.rank, context.ranks.size, _stoppable(context, task))
 
 
 def _new_model(context: RankContext, episodes: Sequence[Episode]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -186,7 +223,7 @@ def evaluation_stage(context: RankContext, policy: LLMPolicy, name: str) -> dict
     for mode, temperature, suffix in (("sampled", 1.0, ""), ("greedy", 0.0, "_greedy")):
         with context.progress.task(f"evaluating {name}, {mode}, held-out") as task:
             options = evaluation_options(context.recipe, "heldout", temperature, context.recipe.evaluation.n)
-            results[mode] = evaluate_together(context, policy, options, task.update)
+            results[mode] = evaluate_together(context, policy, options, _stoppable(context, task))
             task.say(_verdict(results[mode]))
         if context.ranks.is_first:
             save_episodes(context.folder.episodes(f"{name}_heldout{suffix}"), results[mode].episodes)
@@ -260,7 +297,7 @@ def grpo_stage(context: RankContext, policy: LLMPolicy, resume: bool) -> PreTrai
         )
     policy.weights_changed()
     if not finished:
-        raise _stopped(context, "GRPO", learner.steps_done)
+        raise _stopped(context, f"after {learner.steps_done} steps of GRPO")
     if ranks.is_first:
         save_model(policy.model, policy.tokenizer, folder.policy)
     ranks.barrier()
@@ -275,10 +312,23 @@ def _validate(context: RankContext, policy: LLMPolicy, step: int, task: Any) -> 
     context.metrics.log({"stage": "validation", "step": step, "success": result.success, "n": result.n})
 
 
-def _stopped(context: RankContext, stage: str, steps: int) -> RunStopped:
-    return RunStopped(
-        f"stopped after {steps} steps of {stage}; continue with: palaestra train {context.folder.recipe} --resume"
-    )
+# ----------------------------------------------------------------------------------------------------------- stopping
+def _stopped(context: RankContext, where: str) -> RunStopped:
+    return RunStopped(f"stopped {where}; continue with: {_resume_command(context.folder)}")
+
+
+def _stoppable(context: RankContext, task: TaskProgress) -> Callable[[int, int], None]:
+    """Progress of a stage that has no steps to checkpoint: it moves the bar, and a stop ends the stage where it is.
+
+    The ranks need not agree on the place: nothing of the stage is kept, and the first that stops ends the run.
+    """
+
+    def tick(done: int, total: int) -> None:
+        task.update(done, total)
+        if context.ranks.stop_requested:
+            raise _stopped(context, f"while {task.name}")
+
+    return tick
 
 
 # ------------------------------------------------------------------------------------------------------------ figures

@@ -11,6 +11,7 @@ runs/NAME/
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tomllib
@@ -22,6 +23,7 @@ import tomli_w
 
 from ..core.errors import CheckpointError, RecordError, StorageError
 from .config import Recipe, recipe_to_data
+from .metrics import FILE_NAME as METRICS_FILE
 
 _MAY_CHANGE_ON_RESUME = ("run", "report", "evaluation", "threads")
 
@@ -61,10 +63,20 @@ class RunFolder:
         """File of the evaluation episodes of this name, such as `"policy_heldout"`."""
         return self.path / "episodes" / f"{name}.jsonl"
 
-    def start(self, recipe: Recipe, resume: bool) -> None:
+    @property
+    def holds_results(self) -> bool:
+        """Whether anything of a run would be lost with this folder; a recipe alone is nothing."""
+        kept = (self.summary, self.sft, self.policy, self.checkpoints, self.path / "episodes")
+        rows = self.path / METRICS_FILE
+        return any(path.exists() for path in kept) or (rows.is_file() and rows.stat().st_size > 0)
+
+    def start(self, recipe: Recipe, resume: bool) -> Path | None:
         """Makes the folder ready: writes the recipe, or checks it against the one that is resumed.
 
         A folder that already holds a run is moved aside, never overwritten.
+
+        Returns:
+            Where an earlier run was moved to, if there was one.
 
         Raises:
             CheckpointError: There is nothing to resume, or the recipe differs from the stored one.
@@ -72,21 +84,18 @@ class RunFolder:
         """
         if resume:
             self._check_same_recipe(recipe)
-            return
         try:
-            if self.recipe.exists():
-                self.path.rename(_free_name(self.path))
+            moved = None if resume else self._move_aside()
             self.path.mkdir(parents=True, exist_ok=True)
-            self.recipe.write_text(tomli_w.dumps(recipe_to_data(recipe)), encoding="utf-8")
+            _write_whole(self.recipe, tomli_w.dumps(recipe_to_data(recipe)))
         except OSError as error:
             raise StorageError(f"cannot write run folder {self.path}: {error.strerror}; choose run=FOLDER") from error
+        return moved
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Writes the figures, whole or not at all."""
-        temporary = self.summary.with_suffix(".tmp")
         try:
-            temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-            os.replace(temporary, self.summary)
+            _write_whole(self.summary, json.dumps(summary, indent=2) + "\n")
         except OSError as error:
             raise StorageError(f"cannot write {self.summary}: {error.strerror}") from error
 
@@ -102,7 +111,7 @@ class RunFolder:
             stored = tomllib.loads(self.recipe.read_text(encoding="utf-8"))
         except OSError as error:
             raise CheckpointError(f"nothing to resume in {self.path}: {error.strerror}; leave out --resume") from error
-        except tomllib.TOMLDecodeError as error:
+        except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError
             raise CheckpointError(f"{self.recipe} is damaged: {error}") from error
         wanted = tomllib.loads(tomli_w.dumps(recipe_to_data(recipe)))
         for name in sorted({*stored, *wanted} - set(_MAY_CHANGE_ON_RESUME)):
@@ -112,9 +121,24 @@ class RunFolder:
                     "resume with the same recipe or choose another run=FOLDER"
                 )
 
+    def _move_aside(self) -> Path | None:
+        if not self.holds_results:
+            return None
+        path = self.path.resolve()
+        number = 1
+        while (free := path.with_name(f"{path.name}.{number}")).exists():
+            number += 1
+        path.rename(free)
+        return self.path.with_name(free.name) if self.path.name else free
 
-def _free_name(path: Path) -> Path:
-    number = 1
-    while (candidate := path.with_name(f"{path.name}.{number}")).exists():
-        number += 1
-    return candidate
+
+def _write_whole(path: Path, text: str) -> None:
+    """Writes a small file whole or not at all, also when the disk is full."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise

@@ -21,7 +21,7 @@ def test_demonstrations_are_written_and_counted_by_expert(palaestra: Any, tmp_pa
     assert {episode.level for episode in episodes} == {1, 2}
     assert {episode.info["expert"] for episode in episodes} == {"careful", "hasty", "sloppy"}
     assert all(":train:" in episode.task_id for episode in episodes)
-    for word in ("careful", "hasty", "sloppy", "success", "mean turns", "demos/s", "60 demonstrations in"):
+    for word in ("careful", "hasty", "sloppy", "success", "mean turns", "60 demonstrations in", "per second"):
         assert word in result.stdout
 
 

@@ -14,7 +14,7 @@ import typer
 from typer.testing import CliRunner
 
 from palaestra.cli.errors import ErrorReportingGroup
-from palaestra.core.errors import EnvironmentFailure, RecordError, RunStopped
+from palaestra.core.errors import EnvironmentFailure, RankFailed, RecordError, RunStopped
 
 COMMANDS = ("envs", "demos", "train", "eval", "report")
 
@@ -64,6 +64,21 @@ def test_a_clean_stop_is_130_and_says_how_to_go_on() -> None:
     result = invoke(RunStopped("stopped after 3 steps; continue with: palaestra train r.toml --resume"))
     assert result.exit_code == 130
     assert result.stderr == "stopped after 3 steps; continue with: palaestra train r.toml --resume\n"
+
+
+def test_a_bug_in_a_training_process_says_how_to_see_it(fails: Any) -> None:
+    error = RankFailed("training process 1 failed: KeyError: 'x'")
+    error.add_note("Traceback (most recent call last): ...")
+    fails(invoke(error), "training process 1 failed: KeyError: 'x' (add --debug to see where)")
+    assert invoke(error, "--debug").exception is error
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_an_output_that_does_not_fit_is_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-P", "-m", "palaestra", "envs"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "error: cannot write the output: No space left on device\n")
 
 
 def test_a_missing_extra_is_named(fails: Any) -> None:

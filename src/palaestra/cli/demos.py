@@ -15,6 +15,7 @@ import typer
 
 from ..core.errors import StorageError
 from . import options
+from .episode_progress import episode_progress
 
 if TYPE_CHECKING:
     from ..core.trajectories import Episode
@@ -67,8 +68,6 @@ def demos(
 
     **Output**: the file named by `-o`, one demonstration a line, and a table per expert on the screen.
     """
-    from rich.console import Console
-
     from ..agents.demonstrations import generate_demos
 
     mix = options.shares(experts, "--experts")
@@ -82,11 +81,10 @@ def demos(
     )
     started = time.perf_counter()
     first = next(episodes)  # what is wrong with the options shows here, before a file is replaced
-    console = Console(stderr=True)
     tallies: dict[str, ExpertTally] = {}
-    written = _write(output, file_format, _watched(chain([first], episodes), n, tallies, console))
+    written = _write(output, file_format, _watched(chain([first], episodes), n, tallies))
     seconds = time.perf_counter() - started
-    _print_tallies(tallies, seconds)
+    _print_tallies(tallies)
     print(f"{written} demonstrations in {output} ({written / seconds:.0f} per second)")
 
 
@@ -114,17 +112,13 @@ def chat_row(episode: Episode) -> dict[str, Any]:
     return {"messages": messages}
 
 
-def _watched(episodes: Iterable[Episode], n: int, tallies: dict[str, ExpertTally], console: Any) -> Iterator[Episode]:
-    """Passes episodes on while it counts them and moves a progress bar."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("demonstrations"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task("demonstrations", total=n)
-        for episode in episodes:
+def _watched(episodes: Iterable[Episode], n: int, tallies: dict[str, ExpertTally]) -> Iterator[Episode]:
+    """Passes episodes on while it counts them and shows how far it is."""
+    with episode_progress("demonstrations", n) as tick:
+        for done, episode in enumerate(episodes, 1):
             tallies.setdefault(str(episode.info.get("expert", "?")), ExpertTally()).add(episode)
             yield episode
-            progress.advance(bar)
+            tick(done, n)
 
 
 def _write(output: Path, file_format: DemoFormat, episodes: Iterable[Episode]) -> int:
@@ -149,13 +143,13 @@ def _write_chat(output: Path, episodes: Iterable[Episode]) -> int:
     return count
 
 
-def _print_tallies(tallies: dict[str, ExpertTally], seconds: float) -> None:
+def _print_tallies(tallies: dict[str, ExpertTally]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title="Demonstrations")
     table.add_column("expert")
-    for heading in ("demos", "success", "mean turns", "demos/s"):
+    for heading in ("demos", "success", "mean turns"):
         table.add_column(heading, justify="right")
     for name, tally in sorted(tallies.items()):
         table.add_row(
@@ -163,6 +157,5 @@ def _print_tallies(tallies: dict[str, ExpertTally], seconds: float) -> None:
             str(tally.count),
             f"{tally.successes / tally.count:.1%}",
             f"{tally.turns / tally.count:.1f}",
-            f"{tally.count / seconds:.0f}",
         )
     Console().print(table)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from ..core.tasks import TaskFamily
 
-_ARGUMENT = re.compile(r"^    (\w+): (.+)$", re.MULTILINE)
-"""A line of a Google-style `Args:` section."""
+_ARGUMENT = re.compile(r"^    (\w+): (.+(?:\n {5,}.+)*)$", re.MULTILINE)
+"""An entry of a Google-style `Args:` section; its further lines are indented more deeply."""
 
 
 def envs(
@@ -93,7 +93,8 @@ def _family_meaning(family: TaskFamily) -> str:
 
 def _keywords(env_class: type) -> list[tuple[str, str]]:
     """Names and meanings from the class's docstring, defaults from its constructor."""
-    said = dict(_ARGUMENT.findall(inspect.getdoc(env_class) or ""))
+    found = _ARGUMENT.findall(inspect.getdoc(env_class) or "")
+    said = {name: " ".join(meaning.split()) for name, meaning in found}
     parameters = inspect.signature(env_class).parameters.values()
     return [
         (f"{parameter.name}={parameter.default!r}", said.get(parameter.name, ""))

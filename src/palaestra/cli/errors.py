@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Any
@@ -18,6 +19,7 @@ INTERRUPTED = 130
 PIPE_CLOSED = 1
 """The reader of our output went away; typer and rich end with this status too."""
 
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _EXTRAS = {
     "train": ("torch", "transformers", "tokenizers", "pydantic", "tomli_w", "tensorboard", "safetensors"),
     "report": ("jinja2", "matplotlib", "pygments"),
@@ -55,7 +57,13 @@ class ErrorReportingGroup(TyperGroup):
         except PalaestraError as error:
             if _traceback_wanted(ctx):
                 raise
-            fail(str(error))
+            notes = getattr(error, "__notes__", None)  # the traceback of a training process
+            fail(f"{error} (add {DEBUG_OPTION} to see where)" if notes else str(error))
+        except OSError as error:
+            if error.errno not in _NO_SPACE or error.filename is not None or _traceback_wanted(ctx):
+                raise
+            _silence_stdout()
+            fail(f"cannot write the output: {error.strerror}")
         except ModuleNotFoundError as error:
             extra = _extra_of(error.name)
             if extra is None or _traceback_wanted(ctx):

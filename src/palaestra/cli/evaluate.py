@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,8 +10,9 @@ import typer
 
 from ..core.errors import ConfigError, EnvironmentFailure, did_you_mean
 from . import options
+from .episode_progress import episode_progress
 from .plain_text import one_line
-from .run_settings import run_settings
+from .run_settings import RECIPE_FILE, run_settings
 from .text_files import write_text
 
 if TYPE_CHECKING:
@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 def evaluate(
     env_id: Annotated[str, typer.Argument(metavar="ENV_ID", help="CodeSandbox-v0, or module:Id-v0 of your own.")],
     model: Annotated[str, typer.Option(metavar="FOLDER_OR_HUB_ID", help="Any transformers causal LM.")] = "",
-    agent: Annotated[str, typer.Option(help="A scripted agent: careful, hasty, sloppy, oracle, null-empty, ...")] = "",
+    agent: Annotated[
+        str,
+        typer.Option(
+            help="A scripted agent: careful, hasty or sloppy (experts), mixed, oracle (sees the answer), or one that "
+            "must fail: null-empty, null-text, null-constant, null-identity, null-visible, null-test-reader."
+        ),
+    ] = "",
     n: Annotated[int, typer.Option("-n", "--number", min=1, help="Tasks, one episode each.")] = 400,
     split: Annotated[str, typer.Option(help="heldout, validation or train.")] = "heldout",
     seed: Annotated[int, typer.Option(help="Which tasks, and how actions are sampled.")] = 0,
@@ -66,6 +72,8 @@ def evaluate(
         raise ConfigError("--greedy is temperature 0: give --greedy or --temperature, not both")
     if split not in SPLITS:
         raise ConfigError(f"--split={split}{did_you_mean(split, SPLITS)}")
+    if model:
+        _refuse_a_run_folder(model)
     settings = run_settings(model, env_id)
     limits = {"max_turn_tokens": max_turn_tokens, "max_context_tokens": max_context_tokens}
     chosen = EvalOptions(
@@ -82,7 +90,8 @@ def evaluate(
     if settings.source:
         print(f"settings of the environment: {settings.source} (options override them)")
     run, subject = (evaluate_model, model) if model else (evaluate_scripted, agent)
-    result = _with_progress(lambda tick: run(subject, env_id, chosen, tick), n)
+    with episode_progress("episodes", n) as tick:
+        result = run(subject, env_id, chosen, tick)
     if save:
         save_episodes(save, result.episodes)
     if json_file:
@@ -93,14 +102,13 @@ def evaluate(
     _print_result(f"{subject} in {env_id}, {split} split, {sampling}", result)
 
 
-def _with_progress(run: Callable[[Callable[[int, int], None]], EvalResult], n: int) -> EvalResult:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("episodes"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("episodes", total=n)
-        return run(lambda done, total: progress.update(bar, completed=done, total=total))
+def _refuse_a_run_folder(model: str) -> None:
+    """Says which folder of a run holds its model, to those who name the run."""
+    folder = Path(model)
+    found = [folder / name for name in ("policy", "sft") if (folder / name).is_dir()]
+    if (folder / RECIPE_FILE).is_file() and not (folder / "config.json").exists():
+        hint = f"its model is {found[0]}" if found else "it has no model yet; continue it with palaestra train --resume"
+        raise ConfigError(f"--model={model} is the folder of a run: {hint}")
 
 
 def _figures(subject: str, env_id: str, chosen: EvalOptions, result: EvalResult) -> dict[str, Any]:

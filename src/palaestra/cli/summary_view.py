@@ -66,11 +66,15 @@ def _figures(summary: Mapping[str, Any]) -> Table:
 
 
 def _notes(summary: Mapping[str, Any]) -> str:
-    """KL and times on one line."""
+    """KL and times on one line; those of a resumed run are since the resume."""
     notes: list[str] = []
     if (kl := number(summary, "kl_seq")) is not None:
         notes.append(f"KL to the SFT policy: {kl:.2f} nats per episode")
-    times = [("in all", "seconds_total"), ("SFT", "seconds_sft"), ("GRPO", "seconds_rl")]
+    times = [
+        ("since the resume" if summary.get("resumed") else "in all", "seconds_total"),
+        ("SFT", "seconds_sft"),
+        ("GRPO", "seconds_rl"),
+    ]
     notes += [f"{name} {duration(s)}" for name, key in times if (s := number(summary, key)) is not None]
     return " · ".join(notes)
 

@@ -12,9 +12,12 @@ if TYPE_CHECKING:
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A packaged recipe (quickstart) or a TOML file.")],
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A packaged recipe (quickstart, repair) or a TOML file.")
+    ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Any key of the recipe: grpo.steps=10 seed=1.")
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Any key of the recipe: grpo.steps=10 seed=1. --dry-run shows all."),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in the recipe's run folder from its last checkpoint.")
@@ -29,15 +32,18 @@ def train(
     palaestra train quickstart                     # two CPU cores, minutes
     palaestra train quickstart grpo.steps=10 seed=1 run=runs/short
     palaestra train quickstart model=FOLDER        # start from your own model
-    palaestra train quickstart --dry-run > mine.toml    # a recipe to edit
-    palaestra train mine.toml --resume             # continue a killed run
+    palaestra train quickstart --dry-run           # every key and its value
+    palaestra train quickstart --dry-run > mine.toml        # a recipe to edit
+    palaestra train runs/quickstart/recipe.toml --resume    # after a stop
     ```
 
     **Output**: the folder named by `run=` with `summary.json`, `metrics.jsonl` and `tb/` (TensorBoard), `sft/` and
     `policy/` (transformers folders), `episodes/` and `report.html`. A folder that already holds a run is moved aside.
 
     **Ctrl-C** stops after the step under way, with a checkpoint that `--resume` continues from; a second one stops at
-    once.
+    once. A killed run loses what came after its last checkpoint (`grpo.checkpoint_every`, `sft.checkpoint_every`).
+
+    **Exit status**: 0 done, 2 wrong input or a failure (one line says what to do), 130 stopped.
     """
     from ..learners.config import load_recipe, recipe_to_data
 

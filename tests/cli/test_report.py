@@ -74,7 +74,7 @@ def test_a_finished_run_has_everything(palaestra: Any, run_folder: Path) -> None
         assert title in text
     assert "band 1 to 5" in text
     assert "target 3" in text
-    assert "compose/2 40 40.0 % 26–55 % 80.0 % 65–90 % +40.0 points +18.7 to +56.6" in text
+    assert "compose/2 40 40.0 % 26–55 % 80.0 % 65–90 % +40.0 +18.7 to +56.6" in text
     assert "Learned · wrong before GRPO, right after it" in text
     assert "Take x, take differences" in text
     assert "sandbox_died" in text
@@ -130,6 +130,22 @@ def hostile_episode(episode: Episode) -> Episode:
         failure={"kind": evil, "message": evil} if episode.failed else None,
         **{**fields, "reward": float("nan") if episode.failed else fields["reward"]},
     )
+
+
+def test_few_steps_have_a_dot_each_and_no_running_mean(palaestra: Any, run_folder: Path) -> None:
+    rows = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+    few = [row for row in rows if row["stage"] == "grpo" and row["step"] <= 4]
+    (run_folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in few))
+    html, page = written(palaestra, run_folder)
+    chart = html[html.index(">Entropy<") : html.index(">KL weight")]
+    assert chart.count("<use") >= 4
+    assert "stroke-opacity: 0.3" not in chart
+    assert "SFT loss" not in page.text
+
+
+def test_failed_episodes_show_in_the_number_of_their_side(palaestra: Any, run_folder: Path) -> None:
+    _, page = written(palaestra, run_folder)
+    assert "all 80 40.0 % 30–51 % 84.8 % 75–91 %, n = 79" in " ".join(page.text.split())
 
 
 def test_hostile_text_stays_text(palaestra: Any, run_folder: Path, make_episode: Any, save_episodes: Any) -> None:
@@ -221,7 +237,7 @@ def test_validation_results_are_dots_in_the_success_chart(palaestra: Any, run_fo
         ("episodes/policy_heldout.jsonl", '{"schema": "palaestra.episodes", "version": 1}\n{"torn\n{}\n', "line 2"),
         ("episodes/policy_heldout.jsonl", '{"schema": "palaestra.episodes", "version": 1}\n{}\n', "episode 1"),
         ("episodes/policy_heldout.jsonl", '{"schema": "palaestra.tasks", "version": 1}\n', "palaestra.episodes"),
-        ("metrics.jsonl", '{"stage": "sft"\n{}\n', "metrics.jsonl is damaged"),
+        ("metrics.jsonl", '{"stage": "sft"\n{}\n', "metrics.jsonl, line 1: not JSON"),
         ("summary.json", "[1, 2]", "expected a JSON object"),
         ("summary.json", "{", "cannot read"),
         ("recipe.toml", "name = ", "recipe.toml is damaged"),

@@ -1,7 +1,7 @@
 """The report's curves as inline SVG, drawn by matplotlib; each has a title and a description for screen readers.
 
-Curves are drawn from the numbers as they were logged: single steps as a faint line, and their running mean over
-up to `SMOOTHING` steps as a strong one.
+Curves are drawn from the numbers as they were logged. Noisy ones are a faint line, with their running mean over up to
+`SMOOTHING` steps as a strong one; few steps have a dot each.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SMOOTHING = 9
+FEW_STEPS = 12
 KL_BAND = (1.0, 5.0)
 """Nats per episode; where the KL of the shipped small recipes should end."""
 BLUE, ORANGE, GREEN, PURPLE, INK, GRID = "#0b62a4", "#c2500a", "#16794c", "#7a3e9d", "#3a4350", "#e3e7ec"
@@ -60,6 +61,8 @@ class Curve:
     """(metric, label, colour) of each line."""
     stage: str = "grpo"
     limits: tuple[float | None, float | None] = (None, None)
+    smooth: bool = True
+    """Whether single steps are noise; others are drawn as they are, since a mean would misstate where they begin."""
     band: tuple[float, float] | None = None
     target: Callable[[RunData], float | None] = lambda run: None
     """A value to draw as a dashed line."""
@@ -76,14 +79,15 @@ CURVES = (
           target=lambda run: number(run.recipe.get("grpo", {}), "kl_target")),
     Curve(title="KL to the SFT policy, per token", y_label="nats per token", columns=(("kl_token", "KL", PURPLE),)),
     Curve(title="Entropy", y_label="nats per token", columns=(("entropy", "entropy", BLUE),), limits=(0, None)),
-    Curve(title="KL weight β", y_label="β", columns=(("beta", "β", PURPLE),), limits=(0, None)),
+    Curve(title="KL weight β", y_label="β", columns=(("beta", "β", PURPLE),), limits=(0, None), smooth=False),
     Curve(title="Gradient norm", y_label="norm before clipping", columns=(("grad_norm", "gradient norm", ORANGE),),
           limits=(0, None)),
     Curve(title="Turns per episode", y_label="turns", columns=(("mean_turns", "turns", BLUE),), limits=(0, None)),
     Curve(title="Lost signal", y_label="share", limits=(0, None), columns=(
         ("zero_variance_share", "flat groups", BLUE), ("truncation_rate", "truncated", ORANGE),
         ("parse_errors", "invalid actions", PURPLE))),
-    Curve(title="SFT loss", y_label="nats per token", stage="sft", columns=(("loss", "loss", ORANGE),)),
+    Curve(title="SFT loss", y_label="nats per token", stage="sft", columns=(("loss", "loss", ORANGE),),
+          limits=(0, None), smooth=False),
 )  # fmt: skip
 
 
@@ -109,16 +113,19 @@ def _draw_curve(run: RunData, curve: Curve) -> tuple[str, str, str] | None:
     if (target := curve.target(run)) is not None:
         axes.axhline(target, color=GREEN, lw=1, ls="--", label=f"target {target:g}")
     for label, colour, steps, values in columns:
-        smooth = running_mean(values, min(SMOOTHING, len(values) // 3))
-        axes.plot(steps, values, color=colour, lw=0.9, alpha=0.3)
-        axes.plot(steps, smooth, color=colour, lw=2, label=label, marker="o" if len(steps) == 1 else None, ms=4)
+        shown = values
+        if curve.smooth and len(values) > FEW_STEPS:
+            shown = running_mean(values, min(SMOOTHING, len(values) // 3))
+            axes.plot(steps, values, color=colour, lw=0.9, alpha=0.3)
+        axes.plot(steps, shown, color=colour, lw=2, label=label, marker="o" if len(steps) <= FEW_STEPS else None, ms=4)
     dots = run.column(*curve.points[:2]) if curve.points else ([], [])
     if curve.points and dots[0]:
         axes.plot(*dots, ls="", marker="o", ms=5, color=INK, label=curve.points[2])
     bottom, top = curve.limits
     axes.set_ylim(bottom, top)
-    if bottom == 0:  # a line at 0 stays visible
-        axes.set_ylim(-0.03 * axes.get_ylim()[1], top)
+    if bottom == 0:  # lines at 0 and at the top stay visible
+        highest = axes.get_ylim()[1]
+        axes.set_ylim(-0.03 * highest, 1.04 * highest if top is None else top)
     if len(axes.get_legend_handles_labels()[0]) > 1:
         _legend(figure)
     text = " ".join(_description(label, steps, values) for label, _, steps, values in columns)

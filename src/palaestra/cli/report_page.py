@@ -24,7 +24,7 @@ from .episode_pairs import Outcome, choose_pairs, pair_episodes
 from .plain_text import visible
 from .report_charts import charts
 from .report_data import RunData
-from .verdict import comparisons, percent, points, verdict
+from .verdict import comparisons, percent, signed, verdict
 
 TEMPLATE = "report.html.j2"
 MAX_TEXT = 20_000
@@ -75,7 +75,7 @@ def render(run: RunData, pairs: int = 16) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(
-        percent=percent, points=points, interval=_interval, shown=shown, code=highlighted, parts=action_parts
+        percent=percent, signed=signed, interval=_interval, shown=shown, code=highlighted, parts=action_parts
     )
     text = (resources.files(__package__ or "palaestra.cli") / TEMPLATE).read_text(encoding="utf-8")
     return environment.from_string(text).render(

@@ -34,9 +34,14 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
+def signed(delta: float) -> str:
+    """`0.433` as `+43.3`, with a real minus sign."""
+    return f"{100 * delta:+.1f}".replace("-", "−")
+
+
 def points(delta: float) -> str:
-    """`0.433` as `+43.3 points`, with a real minus sign."""
-    return f"{100 * delta:+.1f} points".replace("-", "−")
+    """`0.433` as `+43.3 points`."""
+    return f"{signed(delta)} points"
 
 
 def duration(seconds: float) -> str:
@@ -98,7 +103,8 @@ def _facts(run: RunData) -> list[Fact]:
     if (seconds := number(run.summary, "seconds_total")) is not None:
         stages = [("SFT", "seconds_sft"), ("GRPO", "seconds_rl")]
         parts = [f"{name} {duration(s)}" for name, key in stages if (s := number(run.summary, key)) is not None]
-        facts.append(Fact("time", duration(seconds), ", ".join(parts)))
+        name = "time since the resume" if run.summary.get("resumed") else "time"
+        facts.append(Fact(name, duration(seconds), ", ".join(parts)))
     lost = len(run.failures)
     facts.append(Fact("failures of infrastructure", str(lost), "held-out episodes, not scored"))
     return facts

@@ -1,9 +1,10 @@
-"""Run folders with made-up but plausible contents, for the report and the summary."""
+"""Run folders with made-up but plausible contents; makes `training_runs` importable."""
 
 from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from typer.testing import CliRunner
 
 from palaestra.core.records import episode_to_record, write_records
 from palaestra.core.trajectories import Episode, Segment, Trajectory, Turn
+
+sys.path.append(str(Path(__file__).parent))
 
 RECIPE = """
 name = "quickstart"

@@ -15,7 +15,7 @@ def derive_seed(*parts: int | str) -> int:
     Example: `derive_seed(run_seed, "rollout", step, task_id, replica)`.
     """
     text = "\x1f".join(f"{type(part).__name__}:{part}".replace("\x1f", "\x1f\x1f") for part in parts)
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> (64 - SEED_BITS)
 
 

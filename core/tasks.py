@@ -17,7 +17,7 @@ from .seeding import derive_seed
 
 Split = Literal["train", "validation", "heldout"]
 SPLITS: tuple[Split, ...] = get_args(Split)
-_TASK_ID = re.compile(r"^(?P<family>[\w.-]+):(?P<split>\w+):(?P<level>\d+):(?P<seed>\d+)$")
+_TASK_ID = re.compile(r"(?P<family>[\w.-]+):(?P<split>\w+):(?P<level>[0-9]{1,9}):(?P<seed>[0-9]{1,40})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,12 +101,14 @@ class TaskSet:
         Raises:
             TaskError: The id is malformed, of an unknown family, or not in the fixed list.
         """
+        if not isinstance(task_id, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TaskError(f"task_id={task_id!r}: must be a text")
         for task in self.fixed:
             if task.task_id == task_id:
                 return task
         if not self.families:
             raise TaskError(f"task_id={task_id!r}: not among the {len(self.fixed)} given tasks")
-        match = _TASK_ID.match(task_id)
+        match = _TASK_ID.fullmatch(task_id)
         if match is None:
             raise TaskError(f"task_id={task_id!r}: write 'family:split:level:seed', such as 'compose:train:2:17'")
         by_name = {family.name: family for family in self.families}

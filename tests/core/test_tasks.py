@@ -74,6 +74,10 @@ def test_fixed_tasks_keep_their_order_and_are_found_by_id() -> None:
         ("summs:train:1:1", "did you mean 'sums'"),
         ("sums:tran:1:1", "did you mean 'train'"),
         ("sums:train:4:1", "levels 1..3"),
+        ("sums:train:1:1\n", "family:split:level:seed"),
+        ("sums:train:\uff11:1", "family:split:level:seed"),
+        ("sums:train:1:" + "9" * 5000, "family:split:level:seed"),
+        (None, "must be a text"),
     ],
 )
 def test_a_wrong_id_says_what_is_wrong(task_id: str, text: str) -> None:

@@ -7,12 +7,14 @@ infrastructure apart from rewards. It knows no tokens: collectors do.
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, cast
+from typing import Any, ClassVar, Literal, Self, TypeVar, cast
 
 import gymnasium as gym
 
@@ -30,6 +32,8 @@ PromptStyle = Literal["full", "compact"]
 Info = dict[str, Any]
 Result = TypeVar("Result")
 NO_GRADE = Grade(reward=0.0, success=False, components={})
+FAILURES = (SandboxDied, EnvironmentFailure)
+"""What tools raise when infrastructure failed, and nothing else does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +59,10 @@ class EnvOptions:
     render_mode: str | None = None
 
     def __post_init__(self) -> None:
+        _check_list("families", self.families, str)
+        _check_list("levels", self.levels, int)
+        if not isinstance(self.tasks, str | PathLike | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(f"tasks={self.tasks!r}: must be the path of a file")
         for name, allowed in (
             ("split", SPLITS),
             ("parser", PARSERS),
@@ -65,8 +73,16 @@ class EnvOptions:
             if value not in allowed:
                 raise ConfigError(f"{name}={value!r}{did_you_mean(str(value), allowed)}")
         for name in ("max_turns", "max_chars"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)}: must be at least 1")
+            value: object = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ConfigError(f"{name}={value!r}: must be a whole number, at least 1")
+
+
+def _check_list(name: str, value: object, kind: type) -> None:
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    items = cast(Sequence[object], value) if is_list else (None,)
+    if any(type(item) is not kind for item in items):
+        raise ConfigError(f"{name}={value!r}: must be a list of {'names' if kind is str else 'whole numbers'}")
 
 
 @dataclass(slots=True)
@@ -100,6 +116,17 @@ class ToolEnv(gym.Env[str, str]):
 
     metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012 (declared so by Gymnasium)
     can_fork: ClassVar[bool] = False
+    _arguments: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Keeps the arguments, so that the environment can be made again; see `__reduce__`."""
+        env = super().__new__(cls)
+        env._arguments = args, kwargs
+        return env
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy (by `copy` or `pickle`) is made anew from the same arguments; a live episode stays behind."""
+        return _made_again, (type(self), *self._arguments), {"spec": self.spec}
 
     def __init__(
         self,
@@ -142,8 +169,8 @@ class ToolEnv(gym.Env[str, str]):
     # ------------------------------------------------------------------------------------------- Gymnasium
     @property
     def tools(self) -> list[ToolSchema]:
-        """The tools' JSON schemas, as chat templates take them."""
-        return list(self._schemas.values())
+        """The tools' JSON schemas, as chat templates take them; a fresh copy."""
+        return copy.deepcopy(list(self._schemas.values()))
 
     @property
     def task(self) -> Task:
@@ -161,12 +188,18 @@ class ToolEnv(gym.Env[str, str]):
         Args:
             seed: Decides the task; without one, tasks follow from the last seed.
             options: `{"task_id": ...}` picks a task, `{"split": ...}` another split for this episode.
+
+        Raises:
+            EnvironmentFailure: Infrastructure failed, and `on_failure` is `"raise"`.
         """
         super().reset(seed=seed)
         began = time.perf_counter()
         task = self._choose(seed, options or {})
         self._state = _EpisodeState(task=task)
-        self._start(task)
+        try:
+            self._retried(lambda: self._start(task))
+        except FAILURES as error:
+            return "", self._failed("", error)
         observation = task.prompt
         first = [chat.user(task.prompt)]
         if self.options.prompt_style == "full":
@@ -196,8 +229,8 @@ class ToolEnv(gym.Env[str, str]):
                 grade, reason = self._retried(self._grade), "turn_limit"
             else:
                 grade, reason = state.grade, "submitted" if terminated else None
-        except SandboxDied as error:
-            return self._failed(action, EnvironmentFailure("sandbox_died", str(error)))
+        except FAILURES as error:
+            return "", math.nan, False, True, self._failed(action, error)
         state.ended = terminated
         state.log.append((action, observation))
         self.telemetry.steps += 1
@@ -250,26 +283,30 @@ class ToolEnv(gym.Env[str, str]):
     def _parse(self, action: str) -> list[Call]:
         if len(action) > self.options.max_chars:
             raise ParseError(f"error: the action has {len(action)} characters; {self.options.max_chars} are allowed")
-        return parse_action(action, self.tools, self.options.parser)
+        return parse_action(action, list(self._schemas.values()), self.options.parser)
 
     def _retried(self, act: Callable[[], Result]) -> Result:
         """Acts, and once more when infrastructure fails: a tool changes its own state only after what may fail."""
         try:
             return act()
-        except SandboxDied:
+        except FAILURES as error:
+            if isinstance(error, EnvironmentFailure) and not error.retryable:
+                raise
             self.telemetry.retries += 1
             self._recover()
             return act()
 
-    def _failed(self, action: str, failure: EnvironmentFailure) -> tuple[str, float, bool, bool, Info]:
+    def _failed(self, action: str, error: SandboxDied | EnvironmentFailure) -> Info:
+        """Ends the episode after a failure of infrastructure: raises it, or gives the info that tells of it."""
+        failure = EnvironmentFailure("sandbox_died", str(error)) if isinstance(error, SandboxDied) else error
         state = self._current
         state.ended = True
         if self.options.on_failure == "raise":
-            raise failure
+            raise failure from error
         state.log.append((action, str(failure)))
         info = self._info([], reason="failed")
         info["failure"] = {"kind": failure.kind, "message": failure.message, "retryable": failure.retryable}
-        return "", math.nan, False, True, info
+        return info
 
     def _info(
         self,
@@ -292,7 +329,7 @@ class ToolEnv(gym.Env[str, str]):
         }
 
     def _system_text(self) -> str:
-        lines = [f"- {usage(schema)}" for schema in self.tools]
+        lines = [f"- {usage(schema)}" for schema in self._schemas.values()]
         return "\n".join(
             [
                 f"You have {self.options.max_turns} turns. In each turn call a tool:",
@@ -305,6 +342,10 @@ class ToolEnv(gym.Env[str, str]):
     def _user_text(self, task: Task) -> str:
         extra = self._instructions(task)
         return f"{task.prompt}\n\n{extra}" if extra else task.prompt
+
+
+def _made_again(kind: type[ToolEnv], args: tuple[Any, ...], kwargs: dict[str, Any]) -> ToolEnv:
+    return kind(*args, **kwargs)
 
 
 def _task_set(

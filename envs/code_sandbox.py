@@ -14,7 +14,7 @@ from typing import Any
 from ..core.errors import ConfigError
 from ..core.tasks import Task
 from ..rewards.base import Grade
-from ..sandboxes.base import Limits
+from ..sandboxes.base import Limits, check_backend
 from .actions import ParseError
 from .base import EnvOptions, ToolEnv
 from .program_memory import ProgramMemory
@@ -53,6 +53,7 @@ class CodeSandboxEnv(ToolEnv):
 
     Raises:
         ConfigError: A keyword is wrong; one line says what to write instead.
+        SandboxUnavailable: `sandbox` is not part of this release.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class CodeSandboxEnv(ToolEnv):
     ) -> None:
         options = EnvOptions(
             families=families,
-            levels=tuple(levels or ()),
+            levels=() if levels is None else levels,
             split=split,
             tasks=tasks,
             max_turns=max_turns,
@@ -86,8 +87,9 @@ class CodeSandboxEnv(ToolEnv):
             on_failure=on_failure,
             render_mode=render_mode,
         )
-        if sandbox not in ("local", "docker"):
-            raise ConfigError(f"sandbox={sandbox!r}: must be 'local' or 'docker'")
+        check_backend(sandbox, isolation, image)
+        if not isinstance(limits, Mapping | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(f"limits={limits!r}: must be fields of Limits, such as {{'timeout_s': 4}}")
         super().__init__(options, FAMILIES, load_code_tasks)
         runner = SandboxRunner(sandbox, isolation, image, Limits.from_mapping(limits or {}))
         memories = (_RUNS, _VERDICTS) if reuse_results else (None, None)

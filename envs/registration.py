@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -16,6 +15,8 @@ from .vector import ToolVectorEnv
 
 IDS: dict[str, str] = {"CodeSandbox-v0": "palaestra.envs.code_sandbox:CodeSandboxEnv"}
 """Palaestra's own ids and their entry points."""
+_VECTOR_ENTRY_POINTS: dict[str, str] = {"CodeSandbox-v0": "palaestra.envs.registration:make_code_sandboxes"}
+"""Named by text, as the entry points are, so that specs can be pickled and stored."""
 
 
 def register_ids() -> None:
@@ -25,7 +26,7 @@ def register_ids() -> None:
             gym.register(  # pyright: ignore[reportUnknownMemberType]
                 id=env_id,
                 entry_point=entry_point,
-                vector_entry_point=_vector_maker(env_id),
+                vector_entry_point=_VECTOR_ENTRY_POINTS[env_id],
                 disable_env_checker=True,
                 order_enforce=False,
             )
@@ -42,6 +43,9 @@ def make_env(env_id: str, **kwargs: Any) -> Any:
         # Gymnasium's per-step checker would warn of the NaN that marks failures; `self_check` checks more, and once.
         return gym.make(env_id, disable_env_checker=True, **kwargs)
     except (UnregisteredEnv, ModuleNotFoundError) as error:
+        missing = f"{error.name}." if isinstance(error, ModuleNotFoundError) else ""
+        if not f"{env_id.partition(':')[0]}.".startswith(missing):  # the module is there, and needs another one
+            raise ConfigError(f"{env_id}: {error}") from error
         raise ConfigError(f"no environment {env_id!r}{did_you_mean(env_id, IDS)} (or module:Id-v0)") from error
     except TypeError as error:
         raise ConfigError(f"{env_id}: {_type_error_text(env_id, kwargs, error)}") from error
@@ -54,6 +58,11 @@ def make_vector_env(env_id: str, num_envs: int, *, workers: int | None = None, *
     return ToolVectorEnv([lambda: make_env(env_id, **kwargs) for _ in range(num_envs)], workers=workers)
 
 
+def make_code_sandboxes(num_envs: int = 1, **kwargs: Any) -> ToolVectorEnv:
+    """What `gym.make_vec("CodeSandbox-v0", num_envs)` gives."""
+    return make_vector_env("CodeSandbox-v0", num_envs, **kwargs)
+
+
 def _type_error_text(env_id: str, kwargs: dict[str, Any], error: TypeError) -> str:
     """Names an unknown keyword and its nearest valid neighbour; else the error's own first line."""
     spec = gym.registry.get(env_id.partition(":")[2] or env_id)
@@ -64,10 +73,3 @@ def _type_error_text(env_id: str, kwargs: dict[str, Any], error: TypeError) -> s
             if name not in names and repr(name) in str(error):
                 return f"unknown keyword {name!r}{did_you_mean(name, names)}"
     return str(error).splitlines()[0]
-
-
-def _vector_maker(env_id: str) -> Callable[..., ToolVectorEnv]:
-    def make(num_envs: int = 1, **kwargs: Any) -> ToolVectorEnv:
-        return make_vector_env(env_id, num_envs, **kwargs)
-
-    return make

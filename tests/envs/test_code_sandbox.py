@@ -1,13 +1,18 @@
+import copy
 import math
 import pickle
+from typing import ClassVar
 
 import gymnasium as gym
 import pytest
 from gymnasium.utils.env_checker import check_env
 
 from palaestra.core.errors import ConfigError, EnvironmentFailure, SandboxDied, TaskError
+from palaestra.envs.actions import format_tool_call
+from palaestra.envs.code_sandbox import CodeSandboxEnv
 from palaestra.envs.program_runner import RunReport, Verdict
 from palaestra.envs.registration import make_env
+from palaestra.envs.tools import tool
 
 PROGRAM = "def f(x):\n    return x"
 
@@ -173,12 +178,151 @@ def test_a_lasting_failure_is_raised_or_told_but_never_a_reward(env) -> None:
     told.close()
 
 
+class FailingEnv(CodeSandboxEnv):
+    """Raises what a tool of one's own may raise when a service does not answer."""
+
+    failures: ClassVar[list[Exception]] = []
+    breaks_at = "run"
+
+    def _start(self, task) -> None:
+        super()._start(task)
+        self._maybe_fail("reset")
+
+    @tool
+    def run(self, code: str) -> str:
+        """Run code.
+
+        Args:
+            code: The program.
+        """
+        self._maybe_fail("run")
+        return "ran"
+
+    def _maybe_fail(self, where: str) -> None:
+        if where == self.breaks_at and self.failures:
+            raise self.failures.pop()
+
+
+BUSY = EnvironmentFailure("service_busy", "no answer")
+GONE = EnvironmentFailure("service_gone", "no such service", retryable=False)
+DIED = SandboxDied("gone")
+
+
+def first_run(env: FailingEnv):
+    _, info = env.reset(seed=1)
+    return ("", math.nan, False, True, info) if info["failure"] else env.step("run 1")
+
+
+@pytest.mark.parametrize("breaks_at", ["reset", "run"])
+@pytest.mark.parametrize(("failures", "lasting"), [([BUSY], ""), ([DIED], ""), ([DIED, BUSY], BUSY), ([GONE], GONE)])
+def test_failures_of_tools_and_resets_are_retried_where_that_is_safe(monkeypatch, breaks_at, failures, lasting) -> None:
+    monkeypatch.setattr(FailingEnv, "breaks_at", breaks_at)
+    for on_failure in ("raise", "info"):
+        monkeypatch.setattr(FailingEnv, "failures", list(failures[::-1]))
+        env = FailingEnv(on_failure=on_failure)
+        if lasting and on_failure == "raise":
+            with pytest.raises(EnvironmentFailure, match=lasting.kind):
+                first_run(env)
+        else:
+            observation, reward, terminated, truncated, info = first_run(env)
+            assert (observation, terminated, truncated) == ("" if lasting else "ran", False, bool(lasting))
+            assert math.isnan(reward) == bool(lasting)
+            assert info["failure"] == (vars(lasting) if lasting else None)
+        assert env.telemetry.retries == (0 if failures == [GONE] else 1)
+        if lasting:
+            with pytest.raises(gym.error.ResetNeeded):
+                env.step("run 1")
+        env.close()
+
+
+def test_copies_are_made_anew_from_the_same_keywords(env) -> None:
+    observation, _ = env.reset(seed=7)
+    env.step("run\nx = 1")
+    for twin in (copy.deepcopy(env), pickle.loads(pickle.dumps(env)), pickle.loads(pickle.dumps(env.unwrapped))):
+        assert twin.unwrapped is not env.unwrapped
+        assert twin.unwrapped.options == env.unwrapped.options
+        assert twin.spec.id == "CodeSandbox-v0"
+        assert twin.reset(seed=7)[0] == observation
+        twin.close()
+    assert env.step("run\nprint(x)")[0] == "1", "the copied episode goes on"
+
+
+def test_specs_can_be_copied_pickled_and_stored(env) -> None:
+    observation, _ = env.reset(seed=7)
+    spec = env.spec
+    for twin in (
+        copy.deepcopy(spec),
+        pickle.loads(pickle.dumps(spec)),
+        gym.envs.registration.EnvSpec.from_json(spec.to_json()),
+    ):
+        made = gym.make(twin)
+        assert made.reset(seed=7)[0] == observation
+        made.close()
+
+
+def test_nothing_that_an_info_holds_is_shared_with_the_environment(env) -> None:
+    _, info = env.reset(seed=3)
+    wanted = copy.deepcopy(info)
+    info["tools"][0]["function"]["name"] = "changed"
+    info["messages"][0]["content"] = "changed"
+    info["tools"].clear()
+    assert env.reset(seed=3)[1] == wanted
+    assert env.step("run\nprint(1)")[0] == "1"
+
+
+@pytest.mark.parametrize("action", [None, 3, b"submit", ["submit"]])
+def test_an_action_of_another_type_is_a_type_error_and_costs_no_turn(env, action) -> None:
+    env.reset(seed=3)
+    with pytest.raises(TypeError, match="an action is the model's text"):
+        env.step(action)
+    assert env.unwrapped.turns_left == 10
+
+
+NASTY_CODES = (
+    "\ud800",
+    "print('\ud83d')",
+    "\x00",
+    "(" * 40_000,
+    "print('\x1e')",
+    "x = 1\r\nprint(x)",
+    "\f",
+    "\ufeffx = 1",
+)
+
+
+@pytest.mark.parametrize("tool_name", ["run", "submit", "edit"])
+def test_programs_of_nasty_characters_are_answered(env, tool_name: str) -> None:
+    for code in NASTY_CODES:
+        env.reset(seed=3)
+        if tool_name == "edit":
+            env.step("run\nx = 1")
+            arguments = {"old": code, "new": code}
+        else:
+            arguments = {"code": code}
+        observation, reward, _, truncated, info = env.step(format_tool_call(tool_name, arguments))
+        assert observation
+        assert (reward, truncated, info["parse_error"]) == (0.0, False, None)
+    assert env.reset(seed=3)[0]
+
+
+def test_actions_with_line_ends_of_windows_are_read(env) -> None:
+    env.reset(seed=3)
+    assert env.step("run\r\nx = 1\r\nprint(x)\r\n")[0] == "1"
+    assert env.step("edit\r\nx = 1\r\nx = 2\r\n")[0].endswith("2")
+    assert env.step("edit\r\nx = 2\r\n---\r\nx = 3\r\nx += 1\r\n")[0].endswith("4")
+    assert env.step("```python\r\nprint(5)\r\n```\r\n")[0] == "5"
+
+
 def test_reset_options_pick_task_and_split(env) -> None:
     _, info = env.reset(seed=0, options={"task_id": "compose:heldout:1:5"})
     assert info["task_id"] == "compose:heldout:1:5"
     assert env.reset(seed=0, options={"split": "validation"})[1]["task_id"].startswith("compose:validation:2:")
     with pytest.raises(ConfigError, match="did you mean 'task_id'"):
         env.reset(options={"taskid": "x"})
+    with pytest.raises(TaskError, match="task_id=5: must be a text"):
+        env.reset(options={"task_id": 5})
+    with pytest.raises(TaskError, match="did you mean 'heldout'"):
+        env.reset(options={"split": "held-out"})
 
 
 @pytest.mark.parametrize(
@@ -190,7 +334,17 @@ def test_reset_options_pick_task_and_split(env) -> None:
         ({"max_turns": 0}, "max_turns=0"),
         ({"limits": {"memory_mb": 4}}, "memory_mib"),
         ({"sandbox": "cloud"}, "sandbox='cloud'"),
-        ({"families": "compose"}, "families="),
+        ({"families": "compose"}, "families='compose': must be a list of names"),
+        ({"families": None}, "families=None"),
+        ({"levels": 3}, "levels=3: must be a list of whole numbers"),
+        ({"levels": [1.0]}, "levels=[1.0]"),
+        ({"max_turns": 2.5}, "max_turns=2.5: must be a whole number"),
+        ({"max_turns": True}, "max_turns=True"),
+        ({"max_chars": "9"}, "max_chars='9'"),
+        ({"tasks": 3}, "tasks=3: must be the path of a file"),
+        ({"limits": [1]}, "limits=[1]"),
+        ({"isolation": "jail"}, "isolation='jail'"),
+        ({"image": "python"}, "image='python'"),
     ],
 )
 def test_wrong_keywords_are_one_line(keywords, said: str) -> None:

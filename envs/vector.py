@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import gymnasium as gym
 import numpy as np
@@ -157,6 +157,10 @@ class ToolVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             self._infos(answers),
         )
 
+    def render(self) -> tuple[Any, ...] | None:
+        """What each environment renders."""
+        return tuple(env.render() for env in self.envs)
+
     def close_extras(self, **kwargs: Any) -> None:
         """Closes the threads and all environments; waits for steps that are under way."""
         if self._pool is not None:
@@ -180,10 +184,18 @@ class ToolVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         return {number: answers[number] for number in ids}
 
     def _infos(self, answers: dict[int, Outcome]) -> Info:
-        infos: Info = {}
+        """Gymnasium's form (an array and a mask per key); keys with values of several types get arrays of objects."""
+        types: dict[str, set[object]] = {}
+        for outcome in answers.values():
+            for name, value in outcome.info.items():
+                types.setdefault(name, set()).add(cast(object, type(value)))
+        infos: Info = {name: np.full(self.num_envs, None, object) for name, kinds in types.items() if len(kinds) > 1}
+        mixed = {name: np.zeros(self.num_envs, np.bool_) for name in infos}
         for number, outcome in answers.items():
-            infos = self._add_info(infos, outcome.info, number)
-        return infos
+            infos = self._add_info(infos, {k: v for k, v in outcome.info.items() if k not in mixed}, number)
+            for name in mixed.keys() & outcome.info.keys():
+                infos[name][number], mixed[name][number] = outcome.info[name], True
+        return infos | {f"_{name}": mask for name, mask in mixed.items()}
 
     def _free(self, orders: Iterable[Order]) -> list[Order]:
         """Checks that no order is for an environment that is busy, unknown or closed; nothing is sent otherwise."""

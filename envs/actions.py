@@ -27,7 +27,6 @@ PARSERS: tuple[ParserName, ...] = get_args(ParserName)
 
 _TOOL_CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
 _FENCE = re.compile(r"```[\w+-]*[ \t]*\n(.*?)(?:\n?```|\Z)", re.DOTALL)
-_THINKING = re.compile(r"\A\s*<think>.*?</think>\s*", re.DOTALL)
 _PART = re.compile(r"^---$", re.MULTILINE)
 _KINDS: dict[str, tuple[type, ...]] = {
     "string": (str,),
@@ -63,8 +62,7 @@ def parse_action(text: str, tools: Sequence[ToolSchema], parser: str = "auto") -
         ParseError: The text is no valid action. Nothing else is ever raised.
     """
     by_name = {tool["function"]["name"]: tool["function"] for tool in tools}
-    if "</think>" in text:
-        text = _THINKING.sub("", text)
+    text = _without_thought(text.replace("\r\n", "\n"), by_name)
     if parser == "auto":
         parser = _form_of(text, by_name)
     if parser == "tool_call":
@@ -78,6 +76,19 @@ def format_tool_call(name: str, arguments: Mapping[str, Any]) -> str:
     """The text of one call in the `tool_call` form."""
     call = json.dumps({"name": name, "arguments": dict(arguments)}, ensure_ascii=False)
     return f"<tool_call>\n{call}\n</tool_call>"
+
+
+def _without_thought(text: str, by_name: Mapping[str, Any]) -> str:
+    """What follows the first thought. Where the prompt opened it (`<think>`), the text begins in the midst of it."""
+    thought, closed, rest = text.partition("</think>")
+    if not closed:
+        return text
+    if not thought.lstrip().startswith("<think>"):
+        words = thought.split(None, 1)
+        in_call = thought.count("<tool_call>") > thought.count("</tool_call>") or thought.count("```") % 2
+        if in_call or (words and words[0] in by_name):
+            return text  # a program has the marker in it
+    return rest.lstrip()
 
 
 def _form_of(text: str, by_name: Mapping[str, Any]) -> ParserName:

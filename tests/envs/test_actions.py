@@ -37,6 +37,25 @@ def test_tool_calls_in_order_and_after_thinking() -> None:
     assert parse(text) == [Call("run", {"code": "x = 1"}), Call("submit", {})]
 
 
+def test_a_thought_that_the_prompt_opened_is_no_part_of_the_action() -> None:
+    thought = "I could say <tool_call>...</tool_call>\nor run something.\n</think>\n\n"
+    assert parse(thought + "run\nx = 1") == [Call("run", {"code": "x = 1"})]
+    assert parse(thought + format_tool_call("submit", {})) == [Call("submit", {})]
+    assert parse(thought + "```python\nx = 1\n```") == [Call("run", {"code": "x = 1"})]
+
+
+@pytest.mark.parametrize("parser", ["auto", "plain", "tool_call", "fenced"])
+def test_a_program_may_have_the_marker_of_a_thought_in_it(parser: str) -> None:
+    code = "print('</think>')\nx = 1"
+    forms = {"tool_call": format_tool_call("run", {"code": code}), "fenced": f"So:\n```python\n{code}\n```"}
+    assert parse(forms.get(parser, f"run\n{code}"), parser) == [Call("run", {"code": code})]
+
+
+def test_line_ends_of_windows_are_read() -> None:
+    assert parse("edit\r\na\r\nb\r\n---\r\nc\r\n") == [Call("edit", {"old": "a\nb", "new": "c"})]
+    assert parse("```python\r\nx = 1\r\ny = 2\r\n```") == [Call("run", {"code": "x = 1\ny = 2"})]
+
+
 def test_arguments_given_as_json_text_are_read() -> None:
     call = json.dumps({"name": "run", "arguments": json.dumps({"code": "1"})})
     assert parse(f"<tool_call>{call}</tool_call>") == [Call("run", {"code": "1"})]
@@ -67,7 +86,13 @@ def test_bad_text_says_what_to_write(text: str, said: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@given(st.text(), st.sampled_from(PARSERS))
+PIECES = st.sampled_from(
+    [*"\n \x00\ud800", "<tool_call>", "</tool_call>", "<think>", "</think>", "```", "```python\n", "\r\n", "---"]
+    + ["run", "edit", "submit", '{"name": "run", "arguments": ', '{"code": "1"}', "}", "[" * 3000, "9" * 5000]
+)
+
+
+@given(st.text(st.characters(exclude_categories=())) | st.lists(PIECES).map("".join), st.sampled_from(PARSERS))
 def test_any_text_is_a_call_or_a_parse_error(text: str, parser: str) -> None:
     with contextlib.suppress(ParseError):
         assert parse(text, parser)

@@ -11,8 +11,11 @@ text of Python asserts (which is never shown). Optional: `prelude` (source that 
 
 from __future__ import annotations
 
+import ast
 import functools
 import json
+import keyword
+import warnings
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +24,8 @@ from ....core.tasks import Task
 
 REQUIRED = ("prompt", "entry_point", "tests")
 TEXTS = ("prompt", "entry_point", "prelude", "program", "reference", "task_id", "family")
+SOURCES = ("prelude", "reference", "tests", "hidden_tests")
+"""What must be Python where it is a text; an agent may well start from a `program` that is not."""
 
 
 def load_code_tasks(path: Path) -> list[Task]:
@@ -87,7 +92,7 @@ def _task(where: str, task_id: str, family: str, line: str) -> Task:
 def _row(where: str, line: str) -> dict[str, Any]:
     try:
         data: Any = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TaskError(f"{where}: not JSON ({error})") from error
     if not isinstance(data, dict):
         raise TaskError(f"{where}: expected a JSON object")
@@ -98,7 +103,7 @@ def _row(where: str, line: str) -> dict[str, Any]:
     for name in TEXTS:
         if not isinstance(row.get(name, ""), str):
             raise TaskError(f"{where}: {name!r} must be a text")
-    if not row["entry_point"].isidentifier():
+    if not row["entry_point"].isidentifier() or keyword.iskeyword(row["entry_point"]):
         raise TaskError(f"{where}: 'entry_point' must be the name of a function, not {row['entry_point']!r}")
     if type(row.get("level", 1)) is not int or row.get("level", 1) < 1:
         raise TaskError(f"{where}: 'level' must be a whole number from 1")
@@ -106,7 +111,20 @@ def _row(where: str, line: str) -> dict[str, Any]:
         _check_tests(where, "hidden_tests", row["hidden_tests"])
     if row["tests"] != [] or row.get("hidden_tests") is None:
         _check_tests(where, "tests", row["tests"])
+    for name in SOURCES:
+        if isinstance(row.get(name), str):
+            _check_source(where, name, row[name])
     return row
+
+
+def _check_source(where: str, name: str, source: str) -> None:
+    """A text that is no Python would fail every submission, whatever it is."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        said = f"{error.msg} in its line {error.lineno}" if isinstance(error, SyntaxError) else str(error)
+        raise TaskError(f"{where}: {name!r} is no Python ({said})") from error
 
 
 def _check_tests(where: str, name: str, tests: Any) -> None:

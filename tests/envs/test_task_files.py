@@ -1,0 +1,93 @@
+"""A user's own tasks: every wrong line is named by its number, in one line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from palaestra.core.errors import TaskError
+from palaestra.envs.registration import make_env
+from palaestra.envs.tasks.code.files import load_code_tasks
+
+GOOD: dict[str, Any] = {
+    "prompt": "Double x.",
+    "entry_point": "double",
+    "tests": [{"args": [2], "expected": 4}],
+    "hidden_tests": [{"args": [5], "expected": 10}],
+}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "mine.jsonl"
+
+
+def line(**changes: Any) -> str:
+    return json.dumps(GOOD | changes)
+
+
+WRONG = {
+    "not JSON": ["{", "[" * 100_000, line() + line()],
+    "expected a JSON object": ["[1]", "3", "null"],
+    "'prompt' is missing": ['{"entry_point": "f", "tests": []}'],
+    "'prompt' must be a text": [line(prompt=3)],
+    "'program' must be a text": [line(program=[1])],
+    "'entry_point' must be the name of a function": [line(entry_point="a b"), line(entry_point="class")],
+    "'level' must be a whole number": [line(level=0), line(level=True), line(level=1.5)],
+    "'tests' must be a list": [line(tests=" "), line(tests=None), line(tests=[], hidden_tests=None)],
+    "'hidden_tests' must be a list": [line(hidden_tests=[]), line(hidden_tests={})],
+    "tests[0] must be": [line(tests=[1]), line(tests=[{"args": 2, "expected": 1}]), line(tests=[{"args": [2]}])],
+    "'tests' is no Python ('(' was never closed in its line 1)": [line(tests="assert (")],
+    "'hidden_tests' is no Python": [line(hidden_tests="assert 1\x00"), line(hidden_tests="if")],
+    "'prelude' is no Python": [line(prelude="x = (")],
+    "'reference' is no Python": [line(reference="def")],
+    "is there twice": [line(task_id="mine:1")],
+}
+
+
+@pytest.mark.parametrize("said", WRONG)
+def test_a_wrong_line_is_named(path: Path, said: str) -> None:
+    for text in WRONG[said]:
+        path.write_text(f"{line()}\n\n{text}\n{line()}\n")
+        with pytest.raises(TaskError) as caught:
+            make_env("CodeSandbox-v0", tasks=str(path))
+        assert str(caught.value).startswith(f"{path}, line 3: ")
+        assert said in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_files_that_cannot_be_read_are_one_line(path: Path, tmp_path: Path) -> None:
+    path.write_bytes(b"\xff\xfe")
+    for wrong, said in ((path, "not UTF-8"), (tmp_path / "no.jsonl", "No such file"), (tmp_path, "Is a directory")):
+        with pytest.raises(TaskError, match=said):
+            load_code_tasks(wrong)
+    path.write_text("\n\n")
+    with pytest.raises(TaskError, match="holds no tasks"):
+        load_code_tasks(path)
+
+
+def test_what_an_agent_starts_from_need_not_be_python_and_other_keys_are_fine(path: Path) -> None:
+    path.write_text(line(program="def double(x:", source="mine") + "\r\n" + line(prompt="a\u2028b") + "\r\n")
+    first, second = load_code_tasks(path)
+    assert first.public["program"] == "def double(x:"
+    assert (first.task_id, second.task_id, second.prompt) == ("mine:1", "mine:2", "a\u2028b")
+
+
+def test_a_changed_file_is_read_again_and_its_verdicts_are_not_those_of_the_old_one(path: Path) -> None:
+    for factor in (2, 3):
+        path.write_text(line(hidden_tests=[{"args": [5], "expected": 5 * factor}]) + " " * factor)
+        env = make_env("CodeSandbox-v0", tasks=str(path))
+        env.reset(seed=0)
+        assert env.step("submit\ndef double(x):\n    return 2 * x")[1] == float(factor == 2)
+        env.close()
+
+
+def test_the_oracle_solves_a_file_of_its_own(path: Path) -> None:
+    reference = "def double(x):\n    return x + x"
+    path.write_text("\n".join([line(reference=reference), line(reference=reference, tests="assert double(3) == 6")]))
+    for seed in range(2):
+        env = make_env("CodeSandbox-v0", tasks=str(path))
+        env.reset(seed=seed)
+        assert env.step(f"submit\n{env.unwrapped.task.secret['reference']}")[1] == 1.0
+        env.close()

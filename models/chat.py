@@ -98,36 +98,41 @@ class ChatFormat:
 
     def extend_batch(self, items: Sequence[tuple[Conversation, Action, Sequence[Message]]]) -> list[Extension]:
         """`extend` for many conversations; all texts are encoded in one call."""
-        texts, rewritten = [], []
+        pieces: list[_Piece] = []
         for conversation, action, replies in items:
-            text, rewrote = self._following_text(conversation, action, replies)
+            pieces.append(self._following(conversation, action, replies))
             conversation.messages += [assistant(action.text), *replies]
-            texts.append(text)
-            rewritten.append(rewrote)
-        encoded = self.encode(texts)
-        return [Extension(token_ids=ids, new_segment=new) for ids, new in zip(encoded, rewritten, strict=True)]
+        encoded = self.encode([piece.text for piece in pieces])
+        return [
+            Extension(token_ids=piece.without_end(ids), new_segment=piece.starts_segment)
+            for piece, ids in zip(pieces, encoded, strict=True)
+        ]
 
-    def _following_text(
-        self, conversation: Conversation, action: Action, replies: Sequence[Message]
-    ) -> tuple[str, bool]:
+    def _following(self, conversation: Conversation, action: Action, replies: Sequence[Message]) -> _Piece:
+        """What follows an action, from its end marker on, or the whole prompt where history was rewritten.
+
+        The end marker is tokenised with what follows it, also where the policy sampled one itself: tokenizers may treat
+        the beginning of a text differently (a space before it) from what stands behind a marker.
+        """
         if len(replies) == 1:
             affixes = self._affixes.get(replies[0]["role"])
             text = affixes and affixes.around(replies[0]["content"])
             if text is not None and affixes is not None and affixes.holds_after(action.text):
-                return text if action.ended else self.end_text + text, False
+                return _Piece(self.end_text + text, end_is_sampled=action.ended)
         following = self._template.after_action(conversation.messages, conversation.tools, action.text, replies)
         if following is None:
             history = [*conversation.messages, assistant(action.text), *replies]
-            return self._template.render(history, conversation.tools), True
-        return following.removeprefix(self.end_text) if action.ended else following, False
+            return _Piece(self._template.render(history, conversation.tools), starts_segment=True)
+        return _Piece(following, end_is_sampled=action.ended)
 
     # -- tokens ---------------------------------------------------------------------------------------------------
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokenises texts as they are: markers become their tokens and nothing is added."""
+        texts = [_well_formed(text) for text in texts]
         if self._backend is None:
             return [self.tokenizer.encode(text, add_special_tokens=False) for text in texts]
-        return [encoding.ids for encoding in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Gives an action's text: without its end token, with everything else (such as `<tool_call>`)."""
@@ -137,7 +142,8 @@ class ChatFormat:
         """`decode` for many actions."""
         bare = [ids[:-1] if len(ids) and ids[-1] in self.end_ids else ids for ids in actions]
         if self._backend is None:
-            return [str(self.tokenizer.decode(list(ids), skip_special_tokens=False)) for ids in bare]
+            options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+            return [str(self.tokenizer.decode(list(ids), **options)) for ids in bare]
         return self._backend.decode_batch(bare, skip_special_tokens=False)
 
     def _key_of_tools(self, tools: Sequence[ToolSchema]) -> str:
@@ -177,9 +183,8 @@ class ChatFormat:
             if following is None:
                 break
             action = Action(text=turn.action, ended=True)
-            text, rewritten = self._following_text(conversation, action, following.messages)
+            pieces.append(self._following(conversation, action, following.messages))
             conversation.messages += [assistant(turn.action), *following.messages]
-            pieces.append(_Piece(text, starts_segment=rewritten))
         return pieces
 
 
@@ -188,13 +193,20 @@ class _Piece:
     text: str
     sampled: bool = field(default=False, kw_only=True)
     starts_segment: bool = field(default=False, kw_only=True)
+    end_is_sampled: bool = field(default=False, kw_only=True)
+    """Whether the end marker that the text begins with stands in the record already."""
+
+    def without_end(self, token_ids: list[int]) -> list[int]:
+        """The tokens of this text that are not in the record yet."""
+        return token_ids[1:] if self.end_is_sampled else token_ids
 
 
 def _segments(pieces: Sequence[_Piece], encoded: Sequence[list[int]]) -> list[Segment]:
     segments: list[Segment] = []
     ids: list[int] = []
     mask: list[bool] = []
-    for i, (piece, piece_ids) in enumerate(zip(pieces, encoded, strict=True)):
+    for i, (piece, encoded_ids) in enumerate(zip(pieces, encoded, strict=True)):
+        piece_ids = piece.without_end(encoded_ids)
         ids += piece_ids
         mask += [piece.sampled] * len(piece_ids)
         if i + 1 == len(pieces) or pieces[i + 1].starts_segment:
@@ -207,6 +219,15 @@ def _segments(pieces: Sequence[_Piece], encoded: Sequence[list[int]]) -> list[Se
             )
             ids, mask = [], []
     return segments
+
+
+def _well_formed(text: str) -> str:
+    """The text, with the halves of surrogate pairs (which programs can print) joined, or else replaced by U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:

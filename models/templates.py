@@ -1,6 +1,7 @@
 """A chat template as text: rendering, the end marker, and what follows an action.
 
-Everything is found by rendering, so that no template has to be known by name.
+Everything is found by rendering, so that no template has to be known by name. Roles that a template refuses or does not
+show are spoken by the user: a system text opens the first user message, and tool replies are user messages.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ModelError
-from ..core.messages import Message, assistant, user
+from ..core.messages import Message, Role, assistant, system, tool, user
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,6 +28,12 @@ class Template:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
+        self._foreign: set[Role] = set()
+        """Roles that the template does not know."""
+        probes = {"system": [system(MARK), user("Hello.")], "tool": [user("Hello."), assistant("Hi."), tool(MARK)]}
+        for role, probe in probes.items():
+            if not self._shows(probe):
+                self._foreign.add(role)  # pyright: ignore[reportArgumentType]
         self.end_text = self._find_end_text()
         """The end marker of an assistant's message."""
 
@@ -38,7 +45,7 @@ class Template:
 
         try:
             text = self._tokenizer.apply_chat_template(
-                list(messages),  # pyright: ignore[reportArgumentType]
+                self._in_known_roles(messages),  # pyright: ignore[reportArgumentType]
                 tools=list(tools) or None,  # pyright: ignore[reportArgumentType]
                 add_generation_prompt=generation_prompt,
                 tokenize=False,
@@ -72,6 +79,25 @@ class Template:
             return None
         end = following.find(self.end_text)
         return following[end:] if end >= 0 else self.end_text + following
+
+    def _in_known_roles(self, messages: Sequence[Message]) -> list[Message]:
+        if not self._foreign:
+            return list(messages)
+        known: list[Message] = []
+        for message in messages:
+            mine = user(message["content"]) if message["role"] in self._foreign else message
+            if (
+                mine["role"] == "user" and known and known[-1]["role"] == "user"
+            ):  # such templates want roles to alternate
+                mine = user(f"{known.pop()['content']}\n\n{mine['content']}")
+            known.append(mine)
+        return known
+
+    def _shows(self, probe: Sequence[Message]) -> bool:
+        try:
+            return MARK in self.render(probe)
+        except ModelError:
+            return False
 
     def _find_end_text(self) -> str:
         """The first special token that the template writes after an assistant's words, else the end token."""

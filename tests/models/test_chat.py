@@ -148,10 +148,10 @@ def test_the_fast_path_gives_what_rendering_gives(
     message: Message = {"role": role, "content": reply}  # pyright: ignore[reportAssignmentType]
     history: list[Message] = [user("one"), assistant(said), tool("two")]
     taken = Action(text=action, ended=closed)
-    fast = chat._following_text(Conversation(list(history), ()), taken, [message])
+    fast = chat._following(Conversation(list(history), ()), taken, [message])
     affixes, chat._affixes = chat._affixes, {}
     try:
-        slow = chat._following_text(Conversation(list(history), ()), taken, [message])
+        slow = chat._following(Conversation(list(history), ()), taken, [message])
     finally:
         chat._affixes = affixes
     assert fast == slow

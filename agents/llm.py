@@ -42,6 +42,10 @@ class LLMPolicy:
         self._engine: LocalEngine | None = None
         self._conversation: Conversation | None = None
         self._last: Action | None = None
+        self._stream: list[int] = []
+        """Tokens of the acting conversation's current segment."""
+        self._reader: LocalEngine | None = None
+        """The engine that has read them."""
         self._generator = generator("act", 0)
 
     @classmethod
@@ -87,7 +91,7 @@ class LLMPolicy:
         """Frees the engine's memory; the policy can be used again."""
         if self._engine is not None:
             self._engine.close()
-        self._engine = None
+        self._engine = self._reader = None
 
     # -- one environment at a time --------------------------------------------------------------------------------
 
@@ -95,7 +99,7 @@ class LLMPolicy:
         """Begins an episode with what `env.reset` gave."""
         messages: list[Message] = list(info.get("messages") or [user(observation)])
         self._conversation = Conversation(messages, info.get("tools") or ())
-        self._last = None
+        self._last, self._stream = None, []
         self._generator = generator("act", seed)
 
     def act(self, observation: str, info: Mapping[str, Any]) -> str:
@@ -106,14 +110,18 @@ class LLMPolicy:
         assert conversation is not None
         engine = self.engine(1, self.sampling.max_context_tokens)
         if self._last is None:
-            engine.release("act")
             new_ids = self.chat.start(conversation.messages, conversation.tools)
         else:
             replies: list[Message] = list(info.get("messages") or [user(observation)])
             extension = self.chat.extend(conversation, self._last, replies)
             new_ids = extension.token_ids
             if extension.new_segment:
-                engine.release("act")
+                self._stream = []
+        goes_on = bool(self._stream) and engine is self._reader  # a collection may have asked for a larger engine
+        self._stream += new_ids
+        if not goes_on:
+            engine.release("act")
+            new_ids = list(self._stream)
         completion = engine.generate(
             [
                 GenerationRequest(
@@ -126,6 +134,8 @@ class LLMPolicy:
                 )
             ]
         )[0]
+        self._stream += completion.token_ids
+        self._reader = engine
         text = self.chat.decode(completion.token_ids)
         self._last = Action(text=text, ended=completion.finished == "end")
         return text

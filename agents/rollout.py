@@ -196,6 +196,10 @@ class Collector:
         extensions = self._chat.extend_batch([item for _, item in followed])
         for (slot, _), extension in zip(followed, extensions, strict=True):
             episode = self._running[slot]
+            length = len(extension.token_ids) + (0 if extension.new_segment else episode.context_length)
+            if length >= self._context:  # what does not fit is not recorded: learners would feed it to the model
+                self._finish(slot, episode.cut_off(self._sampling))
+                continue
             if extension.new_segment:
                 self._forget(episode)
             episode.extend(extension)

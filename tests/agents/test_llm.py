@@ -6,9 +6,11 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from palaestra.agents.llm import LLMPolicy
+from palaestra.agents.rollout import EpisodeSpec, collect
 from palaestra.core.errors import ModelError
 from palaestra.core.messages import tool, user
 from palaestra.core.trajectories import Sampling
+from palaestra.envs.registration import make_vector_env
 from palaestra.models.loading import ModelConfig, build_model, save_model
 from palaestra.models.tokenizers import train_tokenizer
 
@@ -92,6 +94,55 @@ def test_a_saved_model_with_a_real_template_loads_and_acts(
     policy.reset("Go.", info, 0)
     assert isinstance(policy.act("Go.", info), str)
     assert isinstance(policy.act("1", STEP), str)
+
+
+def test_an_episode_goes_on_when_others_make_the_engine_grow(tokenizer: PreTrainedTokenizerFast) -> None:
+    """A larger engine has read nothing yet: it is given the whole conversation, not the last reply alone."""
+
+    def episode(grow: bool) -> list[str]:
+        policy = make_policy(tokenizer, temperature=0.0)
+        policy.reset("Go.", RESET, 0)
+        said = [policy.act("Go.", RESET)]
+        for _ in range(2):
+            if grow:
+                policy.engine(policy.engine(1, 16).rows + 1, 128)
+            said.append(policy.act("1", STEP))
+        return said
+
+    assert episode(grow=True) == episode(grow=False)
+
+
+def test_any_text_of_an_environment_can_be_read(tokenizer: PreTrainedTokenizerFast) -> None:
+    policy = make_policy(tokenizer)
+    policy.reset("Go.", RESET, 0)
+    policy.act("Go.", RESET)
+    for text in ("\ud800", "\x00", "", "<|im_end|>"):
+        assert isinstance(policy.act(text, {"messages": [tool(text)]}), str)
+
+
+@pytest.mark.parametrize("name", ["mistral_style", "gemma_style", "zephyr_style", "qwen3_style", "llama3_style"])
+def test_a_policy_of_any_template_plays_the_sandbox(tokenizer: PreTrainedTokenizerFast, name: str) -> None:
+    reader = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend_tokenizer,
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        chat_template=(TEMPLATES / f"{name}.jinja").read_text(),
+    )
+    config = ModelConfig(hidden_size=32, heads=2, intermediate_size=48, context=4096)
+    model = build_model(config, len(reader), 0, pad_id=0, eos_id=2).eval()
+    policy = LLMPolicy(model, reader)
+    envs = make_vector_env("CodeSandbox-v0", 2, workers=0, on_failure="info", max_turns=3, levels=[1])
+    sampling = Sampling(max_turn_tokens=6, max_context_tokens=4096)
+    todo = [EpisodeSpec(task_id=None, seed=i) for i in range(2)]
+    for episode in collect(policy, envs, todo, sampling=sampling, seed_parts=(0,)):
+        (trajectory,) = episode.trajectories
+        assert (episode.stop_reason, len(trajectory.turns)) == ("turn_limit", 3)
+        (segment,) = trajectory.segments
+        text = str(reader.decode(segment.token_ids_T.tolist()))
+        assert "You have 3 turns" in text
+        assert text.count("error: ") == 2, "every reply but the last was read"
+        assert int(segment.action_mask_T.sum()) == sum(turn.stop - turn.start for turn in trajectory.turns)
+    envs.close()
 
 
 def test_a_missing_model_is_one_line() -> None:

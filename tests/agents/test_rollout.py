@@ -246,6 +246,8 @@ def test_the_context_limit_ends_episodes_from_outside(policy: LLMPolicy, limit: 
     for episode in episodes:
         for turn in episode.trajectories[0].turns:
             assert turn.stop <= limit
+        for segment in episode.trajectories[0].segments:
+            assert len(segment) <= limit, "learners feed whole segments to the model"
 
 
 def test_a_prompt_without_room_gives_an_episode_without_turns(policy: LLMPolicy) -> None:
@@ -271,6 +273,26 @@ def test_a_failed_episode_is_retried_once_with_the_same_randomness(policy: LLMPo
     assert telemetry.retries == 1
     for a, b in zip(clean, retried, strict=True):
         assert [turn.action for turn in a.trajectories[0].turns] == [turn.action for turn in b.trajectories[0].turns]
+
+
+@pytest.mark.parametrize("times", [1, 99])
+def test_a_reset_that_fails_is_retried_and_then_recorded(policy: LLMPolicy, times: int) -> None:
+    left = {2: times}
+
+    class Unlucky(CountingEnv):
+        def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+            text, info = super().reset(seed=seed, options=options)
+            if left.get(seed or 0, 0):
+                left[seed or 0] -= 1
+                info |= {"messages": [], "failure": {"kind": "sandbox_died", "message": "gone", "retryable": True}}
+                return "", info
+            return text, info
+
+    todo = [EpisodeSpec(task_id="t2", seed=i) for i in range(4)]
+    episodes = run(policy, ToolVectorEnv([Unlucky] * 2, workers=0), todo)
+    assert [episode.failed for episode in episodes] == [False, False, times > 1, False]
+    assert math.isnan(episodes[2].reward) == (times > 1)
+    assert episodes[2].info["attempts"] == 2
 
 
 def test_a_failure_that_stays_is_recorded_and_never_scored(policy: LLMPolicy) -> None:

@@ -1,3 +1,6 @@
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from palaestra.agents.demonstrations import demonstrate, generate_demos
@@ -44,6 +47,27 @@ def test_careful_experts_solve_nearly_everything_and_hasty_ones_do_not(family: s
         assert {episode.info["expert"] for episode in episodes} == {expert}
     assert shares["careful"] >= 0.93
     assert shares["hasty"] <= 0.55
+
+
+@pytest.mark.parametrize("family", ["compose", "repair"])
+@pytest.mark.parametrize("expert", [*EXPERTS, "mixed"])
+def test_experts_act_on_observations_alone(family: str, expert: str) -> None:
+    """An environment that has a turn budget and nothing else gets the same actions for the same observations."""
+    env = make_env("CodeSandbox-v0", families=[family])
+    env.unwrapped.use_runner(InProcessRunner())
+    blind: Any = SimpleNamespace(unwrapped=SimpleNamespace(options=SimpleNamespace(max_turns=10)))
+    for seed in range(30):
+        observation, info = env.reset(seed=seed)
+        seeing, unseeing = (scripted_agent(expert, family, world) for world in (env, blind))
+        for agent in (seeing, unseeing):
+            agent.reset(observation, info, seed)
+        ended = False
+        while not ended:
+            action = seeing.act(observation, info)
+            assert unseeing.act(observation, {}) == action
+            observation, _, terminated, truncated, info = env.step(action)
+            ended = terminated or truncated
+    env.close()
 
 
 def test_success_only_keeps_trying_until_the_hidden_tests_pass() -> None:

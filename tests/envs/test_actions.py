@@ -86,10 +86,9 @@ def test_bad_text_says_what_to_write(text: str, said: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-PIECES = st.sampled_from(
-    [*"\n \x00\ud800", "<tool_call>", "</tool_call>", "<think>", "</think>", "```", "```python\n", "\r\n", "---"]
-    + ["run", "edit", "submit", '{"name": "run", "arguments": ', '{"code": "1"}', "}", "[" * 3000, "9" * 5000]
-)
+MARKERS = ["<tool_call>", "</tool_call>", "<think>", "</think>", "```", "```python\n", "---", "run", "edit", "submit"]
+JSON_PARTS = ['{"name": "run", "arguments": ', '{"code": "1"}', "}", "[" * 3000, "9" * 5000]
+PIECES = st.sampled_from([*MARKERS, *JSON_PARTS, "\n", "\r\n", " ", "\x00", "\ud800"])
 
 
 @given(st.text(st.characters(exclude_categories=())) | st.lists(PIECES).map("".join), st.sampled_from(PARSERS))

@@ -1,3 +1,5 @@
+import ast
+import builtins
 import subprocess
 import sys
 
@@ -8,7 +10,6 @@ from palaestra.agents.scripted import null_agent_names
 from palaestra.core.tasks import SPLITS, TaskError, TaskSet
 from palaestra.envs.program_runner import InProcessRunner
 from palaestra.envs.tasks.code import FAMILIES
-from palaestra.rewards import grade_code
 
 RUNNER = InProcessRunner()
 FAMILY_LEVELS = [(name, level) for name, family in FAMILIES.items() for level in family.levels]
@@ -19,17 +20,9 @@ def graded(task, program: str) -> bool:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_the_reference_solves_every_one_of_2000_tasks(name: str) -> None:
-    tasks = TaskSet(split="heldout", families=(FAMILIES[name],)).tasks(2000, seed=5)
-    assert all(graded(task, task.secret["reference"]) for task in tasks)
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_the_real_grader_agrees_with_the_reference_and_against_a_constant(name: str) -> None:
-    for task in TaskSet(split="train", families=(FAMILIES[name],)).tasks(40, seed=6):
-        tests, entry = task.secret["tests"], task.public["entry_point"]
-        assert grade_code(task.secret["reference"], tests, entry_point=entry).passed
-        assert not grade_code("def f(x):\n    return 0", tests, entry_point=entry).passed
+def test_the_oracle_solves_every_one_of_2000_tasks_in_the_real_sandbox(name: str) -> None:
+    result = evaluate_scripted("oracle", "CodeSandbox-v0", EvalOptions(n=2000, seed=5, families=(name,)))
+    assert (result.success, result.n, result.failures) == (1.0, 2000, 0)
 
 
 def test_every_injected_bug_fails_hidden_tests() -> None:
@@ -70,6 +63,32 @@ def test_splits_share_no_program(name: str) -> None:
     assert not seen["train"] & seen["heldout"]
     assert not seen["train"] & seen["validation"]
     assert not seen["validation"] & seen["heldout"]
+
+
+class Renamed(ast.NodeTransformer):
+    """Names every variable by the place where it is first written or read."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, str] = {}
+
+    def visit_Name(self, node: ast.Name) -> ast.Name:
+        if node.id in vars(builtins):
+            return node
+        return ast.Name(self.names.setdefault(node.id, f"v{len(self.names)}"), node.ctx)
+
+    def visit_arg(self, node: ast.arg) -> ast.arg:
+        return ast.arg(self.names.setdefault(node.arg, f"v{len(self.names)}"))
+
+
+def test_no_program_of_one_split_is_a_renamed_one_of_another() -> None:
+    seen: dict[str, set[str]] = {}
+    for split in SPLITS:
+        for family in FAMILIES.values():
+            for task in TaskSet(split=split, families=(family,)).tasks(500, seed=8):
+                seen.setdefault(split, set()).add(ast.dump(Renamed().visit(ast.parse(task.secret["reference"]))))
+    assert seen["train"].isdisjoint(seen["heldout"])
+    assert seen["train"].isdisjoint(seen["validation"])
+    assert seen["validation"].isdisjoint(seen["heldout"])
 
 
 def test_compose_has_exactly_the_ambiguous_phrases_of_its_level_and_cannot_be_guessed() -> None:

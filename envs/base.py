@@ -74,8 +74,10 @@ class EnvOptions:
                 raise ConfigError(f"{name}={value!r}{did_you_mean(str(value), allowed)}")
         for name in ("max_turns", "max_chars"):
             value: object = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise ConfigError(f"{name}={value!r}: must be a whole number, at least 1")
+            if type(value) is not int:
+                raise ConfigError(f"{name}={value!r}: must be a whole number")
+            if value < 1:
+                raise ConfigError(f"{name}={value}: must be at least 1")
 
 
 def _check_list(name: str, value: object, kind: type) -> None:

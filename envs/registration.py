@@ -43,9 +43,9 @@ def make_env(env_id: str, **kwargs: Any) -> Any:
         # Gymnasium's per-step checker would warn of the NaN that marks failures; `self_check` checks more, and once.
         return gym.make(env_id, disable_env_checker=True, **kwargs)
     except (UnregisteredEnv, ModuleNotFoundError) as error:
-        missing = f"{error.name}." if isinstance(error, ModuleNotFoundError) else ""
-        if not f"{env_id.partition(':')[0]}.".startswith(missing):  # the module is there, and needs another one
-            raise ConfigError(f"{env_id}: {error}") from error
+        missing = getattr(error.__cause__ or error, "name", None) or ""  # Gymnasium raises the import's error anew
+        if missing and not f"{env_id.partition(':')[0]}.".startswith(f"{missing}."):
+            raise ConfigError(f"{env_id}: its module needs {missing!r}, which is not installed") from error
         raise ConfigError(f"no environment {env_id!r}{did_you_mean(env_id, IDS)} (or module:Id-v0)") from error
     except TypeError as error:
         raise ConfigError(f"{env_id}: {_type_error_text(env_id, kwargs, error)}") from error

@@ -354,6 +354,15 @@ def test_wrong_keywords_are_one_line(keywords, said: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_module_that_lacks_another_one_is_not_called_missing(tmp_path, monkeypatch) -> None:
+    (tmp_path / "my_lacking_envs.py").write_text("import no_such_package_of_mine\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match="its module needs 'no_such_package_of_mine', which is not installed"):
+        make_env("my_lacking_envs:Mine-v0")
+    with pytest.raises(ConfigError, match="no environment 'my_absent_envs:Mine-v0'"):
+        make_env("my_absent_envs:Mine-v0")
+
+
 def test_a_file_of_ones_own_tasks(tmp_path) -> None:
     path = tmp_path / "mine.jsonl"
     path.write_text(

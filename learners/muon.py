@@ -32,12 +32,12 @@ class BatchedMuon(torch.optim.Muon):
             gradients: list[Tensor] = []
             buffers: list[Tensor] = []
             self._init_group(group, parameters, gradients, buffers)
-            if parameters:
-                torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
-                updates = torch._foreach_lerp(gradients, buffers, group["momentum"])
-                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-                for members in _by_shape(parameters):
-                    _apply(parameters, updates, members, group)
+            momentum = group["momentum"]
+            for buffer, gradient in zip(buffers, gradients, strict=True):
+                buffer.lerp_(gradient, 1 - momentum)
+            updates = [gradient.lerp(buffer, momentum) for buffer, gradient in zip(buffers, gradients, strict=True)]
+            for members in _by_shape(parameters):
+                _apply(parameters, updates, members, group)
         return loss
 
 
@@ -50,11 +50,12 @@ def _by_shape(parameters: list[Tensor]) -> list[list[int]]:
 
 
 def _apply(parameters: list[Tensor], updates: list[Tensor], members: list[int], group: dict[str, Any]) -> None:
-    """Takes the orthogonalised updates of some equally shaped parameters off them."""
+    """Decays some equally shaped parameters and takes their orthogonalised updates off them."""
     tall = [parameters[i].shape[0] > parameters[i].shape[1] for i in members]
     wide = [updates[i].mT if is_tall else updates[i] for i, is_tall in zip(members, tall, strict=True)]
     orthogonal = orthogonalised(torch.stack(wide), group["ns_coefficients"], group["ns_steps"], group["eps"])
     for i, is_tall, direction in zip(members, tall, orthogonal.unbind(), strict=True):
+        parameters[i].mul_(1 - group["lr"] * group["weight_decay"])
         rows, columns = parameters[i].shape
         parameters[i].sub_(
             direction.mT if is_tall else direction, alpha=group["lr"] * math.sqrt(max(1, rows / columns))

@@ -73,7 +73,7 @@ class Limits:
             if not 0 < value <= _GREATEST:
                 raise ConfigError(f"{name}={value}: must be > 0 and at most {_GREATEST}")
         grace_s: object = self.grace_s
-        if isinstance(grace_s, bool) or not isinstance(grace_s, (int, float)) or not 0 <= grace_s <= 60:
+        if type(grace_s) not in (int, float) or not 0 <= self.grace_s <= 60:
             raise ConfigError(f"grace_s={grace_s}: must be in [0, 60]")
 
     @classmethod

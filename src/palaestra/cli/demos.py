@@ -56,7 +56,9 @@ def demos(
 
     Experts differ on purpose. *careful* runs its program and repairs it until the visible tests pass, *hasty* submits
     its first guess, *sloppy* repairs badly; a mix teaches a model what can be said, and leaves reinforcement learning
-    something to improve. Tasks come from the train split, never from the held-out one.
+    something to improve. *reviewer*, who is not in the mix unless named, is careful from the second action on; the
+    first is somebody else's, and `palaestra train` does not learn it. Tasks come from the train split, never from the
+    held-out one.
 
     Examples:
 

@@ -56,6 +56,14 @@ def test_a_cheat_does_not_pass(name: str, kind: str) -> None:
     assert report.seconds < 20
 
 
+def test_a_solution_cannot_end_the_loops_of_the_tests() -> None:
+    for kind in ("StopIteration", "StopAsyncIteration"):
+        report = grade(
+            CHEATS["iteration: ends the test's loop"].replace("StopIteration", kind), "assert all(map(total, [[1]]))"
+        )
+        assert [failure.error for failure in report.failures] == [f"RuntimeError: {kind}: "]
+
+
 def test_a_cheat_leaves_nothing_for_the_next_grading() -> None:
     with open_sandbox() as neighbour:
         assert neighbour.exec("x = 1").ok

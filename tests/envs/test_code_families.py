@@ -1,5 +1,6 @@
 import ast
 import builtins
+import random
 import subprocess
 import sys
 
@@ -7,9 +8,11 @@ import pytest
 
 from palaestra.agents.evaluation import EvalOptions, evaluate_scripted
 from palaestra.agents.scripted import null_agent_names
+from palaestra.core.seeding import derive_seed
 from palaestra.core.tasks import SPLITS, TaskError, TaskSet
 from palaestra.envs.program_runner import InProcessRunner
 from palaestra.envs.tasks.code import FAMILIES
+from palaestra.envs.tasks.code.operations import draw_inputs, outputs
 
 RUNNER = InProcessRunner()
 FAMILY_LEVELS = [(name, level) for name, family in FAMILIES.items() for level in family.levels]
@@ -63,6 +66,20 @@ def test_splits_share_no_program(name: str) -> None:
     assert not seen["train"] & seen["heldout"]
     assert not seen["train"] & seen["validation"]
     assert not seen["validation"] & seen["heldout"]
+
+
+def test_splits_of_all_families_share_no_function() -> None:
+    """What a program gives on a hundred inputs of the tasks' own kind stands for what it does."""
+    inputs = draw_inputs(random.Random(5), 100, 6)
+    seen: dict[str, set[int]] = {}
+    for split in SPLITS:
+        for family in FAMILIES.values():
+            for task in TaskSet(split=split, families=(family,)).tasks(300, seed=1):
+                lines = [line[4:] for line in task.secret["reference"].split("\n")[1:]]
+                seen.setdefault(split, set()).add(derive_seed(str(outputs(lines, inputs))))
+    assert seen["heldout"].isdisjoint(seen["train"])
+    assert seen["validation"].isdisjoint(seen["train"])
+    assert seen["heldout"].isdisjoint(seen["validation"])
 
 
 class Renamed(ast.NodeTransformer):

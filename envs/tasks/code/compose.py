@@ -2,7 +2,8 @@
 
 The sentence cannot be solved by reading it: only the tests know which reading is meant. An agent that runs a guess and
 reads got/want can tell the readings apart before it submits; one that does not must guess, and at most half of the
-readings are right. Splits share no sequence of operations and reduction.
+readings are right. Splits share no sequence of operations and reduction, and no function: programs that give the same
+on all of `PROBES` belong to one split, whatever they look like.
 
 Levels: (depth, ambiguous phrases) = 1: (1, 1), 2: (2, 1), 3: (2, 2), 4: (3, 1), 5: (3, 2), 6: (4, 2), 7: (4, 3).
 """
@@ -38,6 +39,10 @@ SHAPES: dict[int, tuple[int, int]] = {1: (1, 1), 2: (2, 1), 3: (2, 2), 4: (3, 1)
 VISIBLE, HIDDEN = 4, 10
 MAX_GUESS = 0.5
 """At most this share of all readings may pass the hidden tests."""
+PROBES: tuple[list[int], ...] = tuple(draw_inputs(random.Random("probes"), 30, 6))
+"""Inputs of the tasks' own kind, which tell functions apart."""
+_SALT = 154
+"""Level 1 has few programs; this salt leaves (90, 8, 24) of them to train, validation and held-out."""
 MIN_DISTINCT = 6
 """Among the expected outputs at least so many must differ, or the task says too little."""
 
@@ -59,6 +64,8 @@ class ComposeFamily:
             if split_of(names, reduction) != split:
                 continue
             steps = [draw_step(rng, name) for name in names]
+            if split_of_function([*(step.line for step in steps), REDUCTIONS[reduction].readings[-1]]) != split:
+                continue
             tests = _decidable_tests(rng, steps, reduction)
             if tests is not None:
                 visible, hidden = tests
@@ -75,9 +82,18 @@ class ComposeFamily:
 
 def split_of(names: Sequence[str], reduction: str) -> Split:
     """The split that a sequence of operations belongs to: 20 % held-out, 10 % validation, the rest train."""
-    digest = hashlib.blake2b("|".join([*names, reduction]).encode(), digest_size=4).digest()
+    return _split_of_text("|".join([*names, reduction]), heldout=2, validation=1)
+
+
+def split_of_function(lines: Sequence[str]) -> Split:
+    """The split that a function belongs to by what it does: 30 % held-out, 20 % validation, the rest train."""
+    return _split_of_text(f"{_SALT}{outputs(lines, PROBES)}", heldout=3, validation=2)
+
+
+def _split_of_text(text: str, heldout: int, validation: int) -> Split:
+    digest = hashlib.blake2b(text.encode(), digest_size=4).digest()
     bucket = int.from_bytes(digest, "big") % 10
-    return "heldout" if bucket < 2 else "validation" if bucket == 2 else "train"
+    return "heldout" if bucket < heldout else "validation" if bucket < heldout + validation else "train"
 
 
 def telling(wanted: Sequence[Any]) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 from ....core.seeding import derive_seed
 from ....core.tasks import Split, Task, task_id_of
 from .bugs import BugKind, bugs_of
-from .compose import split_of, telling
+from .compose import split_of, split_of_function, telling
 from .operations import (
     LOOPS,
     OPERATION_NAMES,
@@ -72,6 +72,8 @@ class RepairFamily:
             if split_of(names, reduction) != split:
                 continue
             steps = [draw_step(rng, name) for name in names]
+            if split_of_function([*(step.line for step in steps), REDUCTIONS[reduction].readings[-1]]) != split:
+                continue
             looped = reduction in LOOPS and rng.random() < LOOP_SHARE
             endings = [LOOPS[reduction]] if looped else [(line,) for line in REDUCTIONS[reduction].readings]
             right = [*(step.line for step in steps), *endings[-1]]

@@ -109,7 +109,9 @@ class CachedDecoder:
         self._window = _window(config, max_context)
         inner: Any = getattr(model, "get_base_model", None)  # a model with adapters has one
         base = inner() if inner is not None else model
-        self._keeps_last = "logits_to_keep" in inspect.signature(base.forward).parameters
+        takes = inspect.signature(base.forward).parameters
+        self._keeps_last = "logits_to_keep" in takes
+        self._cache_name = "cache" if "cache" in takes else "past_key_values"  # renamed in transformers 5.24
 
     def decode(self, tokens_B: IntArray, positions_B: IntArray) -> torch.Tensor:
         """See `Decoder.decode`."""
@@ -148,8 +150,8 @@ class CachedDecoder:
                 input_ids=torch.from_numpy(tokens).to(device),
                 position_ids=at_BT,
                 attention_mask=self._mask(at_BT, length),
-                past_key_values=self._cache,
                 use_cache=True,
+                **{self._cache_name: self._cache},
                 **arguments,
             )
         return output.logits[:, -1]

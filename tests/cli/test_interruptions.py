@@ -17,7 +17,10 @@ from training_runs import TINY, Ended, Run, has_logged
 
 from palaestra.learners.metrics import read_metrics
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc"),
+    pytest.mark.timeout(600),  # each starts several processes that import torch, which a busy machine spins out
+]
 STOPPING = "stopping at the end of this step; press Ctrl-C again to stop at once"
 
 

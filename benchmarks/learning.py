@@ -5,9 +5,8 @@
     quickstart         SFT on demonstrations of mixed quality, then GRPO, on each seed
     rejection          SFT on successful demonstrations only, for about the wall time that the quickstart took
     rejection_grpo     GRPO that starts from that policy
-    shuffled           GRPO from the quickstart's SFT policy with rewards dealt out at random, and nothing else to learn
+    shuffled           GRPO from the quickstart's SFT policy with rewards dealt out at random
     no_kl              GRPO from the quickstart's SFT policy with beta = 0
-    no_penalty         GRPO from the quickstart's SFT policy without the penalty on refused actions
     repair             the `repair` family with its own recipe
     null_agents        agents that cannot know the answer
 
@@ -104,9 +103,8 @@ CASES: dict[str, Callable[[Path, int], Figures]] = {
     "quickstart": quickstart,
     "rejection": rejection,
     "rejection_grpo": rejection_grpo,
-    "shuffled": from_sft_of_quickstart("shuffled", "grpo.shuffle_rewards=true", "grpo.invalid_action_penalty=0"),
+    "shuffled": from_sft_of_quickstart("shuffled", "grpo.shuffle_rewards=true"),
     "no_kl": from_sft_of_quickstart("no_kl", "grpo.kl_beta=0", "grpo.kl_beta_min=0", "grpo.kl_beta_max=0"),
-    "no_penalty": from_sft_of_quickstart("no_penalty", "grpo.invalid_action_penalty=0"),
     "repair": repair,
     "null_agents": null_agents,
 }
@@ -143,7 +141,7 @@ def targets(results: dict[str, Figures]) -> dict[str, Figures]:
             found[f"{name}: grpo ahead, greedy"] = target(behind, 0.0, True)
             found[f"{name} sampled, greedy"] = reported(figures["sft_success"], figures["sft_success_greedy"])
             found[f"{name} seconds, and the quickstart's"] = reported(figures["seconds_total"], base["seconds_total"])
-        if name.startswith(("rejection_grpo/", "no_kl/", "no_penalty/")):
+        if name.startswith(("rejection_grpo/", "no_kl/")):
             found[f"{name} sampled, greedy"] = reported(figures["rl_success"], figures["rl_success_greedy"])
             found[f"{name} kl_seq"] = reported(figures["kl_seq"])
         if name.startswith("shuffled/"):

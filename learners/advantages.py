@@ -1,14 +1,12 @@
-"""Advantages from rewards, pure functions. Nothing here knows models, and there is no critic.
+"""Advantages from rewards. Pure functions; nothing here knows tokens or models.
 
-Legend: G episodes of one group, N groups, T tokens of a segment.
+Legend: G episodes of one group, N groups. Only outcome rewards of groups so far: no critic, no step rewards.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-
-from ..core.trajectories import Trajectory
 
 STD_EPSILON = 1e-4
 """Added to the standard deviation, as in DeepSeekMath's reference code and TRL."""
@@ -46,22 +44,6 @@ def group_advantages(rewards_NG: ArrayLike, *, normalise_std: bool = True) -> ND
         std = np.sqrt((centred**2).sum(axis=-1, keepdims=True) / count)
         centred = centred / (std + STD_EPSILON)
     return np.where(scored & has_spread(rewards)[..., None], centred, 0.0)
-
-
-def token_advantages(
-    trajectory: Trajectory, advantage: float, invalid_action_penalty: float = 0.0
-) -> list[NDArray[np.float32]]:
-    """Gives the advantage of every token of a trajectory, one array per segment: the episode's, for all its tokens.
-
-    The tokens of a turn that the environment could not carry out (`Turn.parse_error`) get `invalid_action_penalty`
-    less. This is process supervision (Shao et al. 2024, arXiv 2402.03300, section 4.1.3) with a discount of 0: such an
-    action changes nothing in the environment but the number of turns left, so its cost is its own and its own alone.
-    """
-    advantages = [np.full(len(segment), advantage, dtype=np.float32) for segment in trajectory.segments]
-    for turn in trajectory.turns if invalid_action_penalty else ():
-        if turn.parse_error is not None and turn.segment < len(advantages):
-            advantages[turn.segment][turn.start : turn.stop] -= invalid_action_penalty
-    return advantages
 
 
 def has_spread(rewards_NG: ArrayLike) -> NDArray[np.bool_]:

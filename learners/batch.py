@@ -27,8 +27,7 @@ class Sample:
     """One segment with what the policy loss needs to know about it."""
 
     segment: Segment
-    advantages_T: NDArray[np.float32]
-    """Advantage of each token; read at action tokens only."""
+    advantage: float
     old_logprobs_T: NDArray[np.float32]
     """Log-probabilities under the policy that the ratio is taken against; read at action tokens only."""
     reference_logprobs_T: NDArray[np.float32]

@@ -16,11 +16,6 @@ def is_scored(episode: Episode) -> bool:
     return not episode.failed and not math.isnan(episode.reward)
 
 
-def invalid_actions(episode: Episode) -> int:
-    """How many turns of the episode the environment could not carry out."""
-    return sum(turn.parse_error is not None for trajectory in episode.trajectories for turn in trajectory.turns)
-
-
 def group_sums(groups: Sequence[Group]) -> Sums:
     """Adds up this process's groups; `group_row` turns the sum over all processes into metrics."""
     episodes = [episode for group in groups for episode in group.episodes]
@@ -38,7 +33,7 @@ def group_sums(groups: Sequence[Group]) -> Sums:
         "success": sum(bool(episode.success) for episode in scored),
         "truncated": sum(episode.truncated for episode in scored),
         "turns": len(turns),
-        "parse_errors": sum(map(invalid_actions, scored)),
+        "parse_errors": sum(turn.parse_error is not None for turn in turns),
         "trajectories": len(trajectories),
         "tokens": sum(trajectory.action_token_count for trajectory in trajectories),
         "surprise": -sum(_recorded_logprobs(episode) for episode in scored),

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..core.seeding import generator
-from ..core.trajectories import Group, Segment, Trajectory
-from .advantages import group_advantages, has_spread, token_advantages
+from ..core.trajectories import Group, Segment
+from .advantages import group_advantages, has_spread
 from .batch import Sample, TokenBatch, token_budget_batches
 from .checkpoint import CheckpointStore, rng_state, set_rng_state
 from .distributed import Ranks
@@ -46,10 +46,9 @@ class _Scored:
     """One segment of a scored episode, before the reference has seen it."""
 
     segment: Segment
-    advantages_T: NDArray[np.float32]
+    advantage: float
     trajectory: int
     informative: bool
-    """Whether its group's rewards differ, or an action of its own was refused: it has an advantage."""
 
 
 class GRPOLearner:
@@ -138,30 +137,24 @@ class GRPOLearner:
         if self.config.shuffle_rewards:
             rewards = _shuffled(rewards, generator(self.seed, "shuffle", number, self.ranks.rank))
         scored: list[_Scored] = []
-        trajectories = 0
+        trajectory_number = 0
         for group, group_rewards in zip(groups, rewards, strict=True):
             advantages = group_advantages(group_rewards, normalise_std=self.config.normalise_std)
             informative = bool(has_spread(group_rewards))
             for episode, advantage in zip(group.episodes, advantages.tolist(), strict=True):
                 for trajectory in episode.trajectories if is_scored(episode) else ():
-                    scored += self._segments(trajectory, advantage, trajectories, informative)
-                    trajectories += 1
+                    scored += [
+                        _Scored(
+                            segment=segment,
+                            advantage=advantage,
+                            trajectory=trajectory_number,
+                            informative=informative,
+                        )
+                        for segment in trajectory.segments
+                        if segment.action_mask_T[1:].any()
+                    ]
+                    trajectory_number += 1
         return scored
-
-    def _segments(self, trajectory: Trajectory, advantage: float, number: int, informative: bool) -> list[_Scored]:
-        """The segments of one trajectory that the policy wrote in, each token with its advantage."""
-        penalty = self.config.invalid_action_penalty
-        per_segment = token_advantages(trajectory, advantage, penalty)
-        return [
-            _Scored(
-                segment=segment,
-                advantages_T=advantages_T,
-                trajectory=number,
-                informative=informative or bool((advantages_T != advantage).any()),
-            )
-            for segment, advantages_T in zip(trajectory.segments, per_segment, strict=True)
-            if segment.action_mask_T[1:].any()
-        ]
 
     def _score(self, model: nn.Module, segments: Sequence[Segment]) -> list[NDArray[np.float32]]:
         config = self.config
@@ -189,7 +182,7 @@ class GRPOLearner:
         return [
             Sample(
                 segment=item.segment,
-                advantages_T=item.advantages_T,
+                advantage=item.advantage,
                 old_logprobs_T=old_T,
                 reference_logprobs_T=reference_T,
                 importance_weight=weights.get(item.trajectory, 1.0),
@@ -265,7 +258,7 @@ class GRPOLearner:
         result = grpo_loss(
             logprobs_N,
             batch.action_tokens([row.old_logprobs_T for row in rows]),
-            batch.action_tokens([row.advantages_T for row in rows]),
+            batch.spread([row.advantage for row in rows]),
             torch.ones_like(logprobs_N, dtype=torch.bool),
             denominator=denominator,
             clip_low=config.clip_low,

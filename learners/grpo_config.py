@@ -28,7 +28,6 @@ _RANGES = {
     "minibatches": "[1, inf)",
     "micro_batch_tokens": "[1, inf)",
     "tokens_per_episode": "(0, inf)",
-    "invalid_action_penalty": "[0, inf)",
     "clip_low": "(0, 1)",
     "clip_high": "(0, inf)",
     "kl_beta": "[0, inf)",
@@ -71,9 +70,6 @@ class GRPOConfig:
     """Padded tokens of one forward and backward pass; changes memory and speed, not the gradient."""
     autocast: Autocast = "auto"
 
-    invalid_action_penalty: float = 0.0
-    """Taken off the advantage of the tokens of each action that the environment could not carry out. Rewards, and what
-    is logged of them, stay the environment's own."""
     normalise_std: bool = True
     """Divide advantages by the group's standard deviation."""
     loss_normaliser: LossNormaliser = "constant"

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palaestra.core.trajectories import Segment, Trajectory, Turn
-from palaestra.learners.advantages import group_advantages, has_spread, token_advantages
+from palaestra.learners.advantages import group_advantages, has_spread
 
 
 def slow_advantages(rewards: list[float], normalise_std: bool) -> list[float]:
@@ -59,21 +58,3 @@ def test_groups_along_the_last_axis_are_independent() -> None:
     rewards = np.array([[1.0, 0.0, 0.0], [5.0, 5.0, 5.0], [math.nan, 2.0, 4.0]])
     np.testing.assert_array_equal(group_advantages(rewards), [group_advantages(row) for row in rewards])
     assert has_spread(rewards).tolist() == [True, False, True]
-
-
-def test_token_advantages_by_hand() -> None:
-    segments = tuple(
-        Segment(
-            token_ids_T=np.zeros(n, np.int32), action_mask_T=np.ones(n, np.bool_), logprobs_T=np.zeros(n, np.float32)
-        )
-        for n in (4, 2)
-    )
-    turns = (
-        Turn(action="a", observation="", start=0, stop=1),
-        Turn(action="b", observation="", start=2, stop=4, parse_error="error: no such line"),
-        Turn(action="c", observation="", segment=1, start=1, stop=2, parse_error="error: say run or submit"),
-    )
-    trajectory = Trajectory(segments=segments, turns=turns)
-    got = [advantages.tolist() for advantages in token_advantages(trajectory, 1.0, 0.25)]
-    assert got == [[1.0, 1.0, 0.75, 0.75], [1.0, 0.75]]
-    assert [advantages.tolist() for advantages in token_advantages(trajectory, -2.0)] == [[-2.0] * 4, [-2.0] * 2]

@@ -5,7 +5,8 @@ Three forms are read:
 - `tool_call`: `<tool_call>{"name": "run", "arguments": {"code": "..."}}</tool_call>` (Hermes, Qwen), several in a row
 - `plain`: the tool's name on line one, its arguments below: one line each when there are several, or separated by lines
   of `---` when they are longer
-- `fenced`: a fenced code block, which is the first argument of the environment's first tool
+- `fenced`: a fenced code block, which is the first argument of the environment's first tool; without a block, text that
+  begins with a tool's name is read as `plain`, so that the other tools can be called too
 
 `auto` takes `tool_call` where its tag occurs, `plain` where line one begins with a tool's name, else `fenced`.
 """
@@ -168,6 +169,9 @@ def _plain_value(text: str, kind: str) -> Any:
 def _fenced(text: str, by_name: Mapping[str, Any]) -> Call:
     match = _FENCE.search(text)
     if match is None:
+        words = text.split(None, 1)
+        if words and words[0] in by_name:
+            return _plain(text, by_name)
         raise ParseError("error: write the code in a fenced block: ```python ... ```")
     function = next(iter(by_name.values()))
     parameter = next(iter(function["parameters"]["properties"]))

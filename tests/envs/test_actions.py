@@ -65,6 +65,13 @@ def test_fenced_code_goes_to_the_default_tool() -> None:
     assert parse("Let me try:\n```python\nprint(1)\n```\nDone.") == [Call("run", {"code": "print(1)"})]
 
 
+def test_other_tools_can_be_called_beside_fenced_code() -> None:
+    assert parse("submit", "fenced") == [Call("submit", {})]
+    assert parse("edit\na\nb", "fenced") == [Call("edit", {"old": "a", "new": "b"})]
+    with pytest.raises(ParseError, match="fenced block"):
+        parse("print(1)", "fenced")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

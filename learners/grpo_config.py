@@ -44,7 +44,7 @@ _RANGES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GRPOConfig:
-    """How to train with GRPO. The defaults suit a small model that SFT trained from scratch."""
+    """How to train with GRPO. Sizes and learning rate suit a small model that SFT has trained from scratch."""
 
     steps: int = 100
     groups_per_step: int = 32
@@ -72,7 +72,7 @@ class GRPOConfig:
 
     normalise_std: bool = True
     """Divide advantages by the group's standard deviation."""
-    loss_normaliser: LossNormaliser = "constant"
+    loss_normaliser: LossNormaliser = "tokens"
     """`tokens`: mean over all sampled tokens of the step; `constant`: `tokens_per_episode` for every episode, so that
     the step's size does not shrink when answers grow (Dr. GRPO, arXiv 2503.20783)."""
     tokens_per_episode: float = 20.0
@@ -81,7 +81,7 @@ class GRPOConfig:
 
     kl_beta: float = 0.1
     """First weight of the KL to the reference policy."""
-    kl_target: float | None = 3.0
+    kl_target: float | None = None
     """Nats per trajectory that the weight is steered to; None = fixed weight."""
     kl_gain: float = 0.15
     kl_limit: float = 0.15

@@ -350,7 +350,7 @@ def test_a_stop_leaves_a_checkpoint_of_the_last_step(tmp_path: Path) -> None:
         ({"kl_target": 0.0}, r"^grpo\.kl_target=0\.0: must be in \(0, inf\)$"),
         ({"loss_normaliser": "token"}, r"^grpo\.loss_normaliser='token'; did you mean 'tokens'\?$"),
         ({"schedule": "fix"}, r"^grpo\.schedule='fix'; did you mean 'fixed'\?$"),
-        ({"kl_beta": 0.5}, r"^grpo\.kl_beta=0\.5: must be in \[0\.03, 0\.2\], the bounds"),
+        ({"kl_beta": 0.5, "kl_target": 3.0}, r"^grpo\.kl_beta=0\.5: must be in \[0\.03, 0\.2\], the bounds"),
     ],
 )
 def test_bad_values_are_one_line(changes: dict[str, Any], message: str) -> None:

@@ -96,7 +96,16 @@ def parameters_of(model: torch.nn.Module) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-CONFIG = GRPOConfig(steps=6, groups_per_step=4, group_size=4, autocast="none", schedule="fixed", checkpoint_every=2)
+CONFIG = GRPOConfig(
+    steps=6,
+    groups_per_step=4,
+    group_size=4,
+    autocast="none",
+    schedule="fixed",
+    checkpoint_every=2,
+    kl_target=3.0,
+    loss_normaliser="constant",
+)
 
 
 def grpo_weights(ranks: Ranks, steps: int) -> tuple[torch.Tensor, list[dict[str, Any]]]:

@@ -52,9 +52,10 @@ def test_grpo_raises_held_out_success_and_keeps_the_kl_in_its_band() -> None:
     options = EvalOptions(n=200, max_turn_tokens=16, max_context_tokens=96)
     before = summarise(evaluate_policy(policy, "Words-v0", options))
     assert 0.3 <= before.success <= 0.65
-    learner = GRPOLearner(
-        policy.model, GRPOConfig(steps=25, groups_per_step=GROUPS, group_size=SIZE, learning_rate=1e-3), seed=0
+    config = GRPOConfig(
+        steps=25, groups_per_step=GROUPS, group_size=SIZE, learning_rate=1e-3, kl_target=3.0, loss_normaliser="constant"
     )
+    learner = GRPOLearner(policy.model, config, seed=0)
     envs = make_vector_env("Words-v0", GROUPS * SIZE, workers=0, on_failure="info")
 
     def groups(step: int) -> list[Group]:

@@ -149,6 +149,8 @@ class SandboxRunner:
         self._backend, self._isolation, self._image, self._limits = backend, isolation, image, limits
         self._grading_limits = replace(limits, cpu_s=limits.cpu_s or limits.timeout_s, timeout_s=2 * limits.timeout_s)
         self._session: Sandbox | None = None
+        self._can_test = False
+        """Whether the session has `VISIBLE_TESTS`; who damages them spoils what is read, not a grade."""
         self._has_worked = False
 
     @property
@@ -157,12 +159,13 @@ class SandboxRunner:
         return self._backend, self._isolation, self._image, self._limits
 
     def run(self, program: str, entry_point: str, tests: Sequence[Case]) -> RunReport:
-        """See `Runner.run`; two round trips."""
+        """See `Runner.run`; two round trips. A session is told once how to test: compiling that takes most of a run."""
         ran = self._exec(program)
         if ran.status is not ExecStatus.OK:
             return self._failed_report(ran, ran.stdout)
-        call = f"print({_MARK!r} + __show_tests({entry_point!r}, {_json_of(tests)!r})); del __show_tests"
-        tested = self._exec(f"{VISIBLE_TESTS}\n{call}")
+        call = f"print({_MARK!r} + __show_tests({entry_point!r}, {_json_of(tests)!r}))"
+        tested = self._exec(call if self._can_test else f"{VISIBLE_TESTS}\n{call}")
+        self._can_test = tested.status is ExecStatus.OK
         printed, _, verdict = tested.stdout.rpartition(_MARK)
         if tested.status is not ExecStatus.OK:
             return self._failed_report(tested, ran.stdout + tested.stdout)
@@ -200,6 +203,7 @@ class SandboxRunner:
                 self._session = open_sandbox(
                     self._backend, isolation=self._isolation, image=self._image, limits=self._limits
                 )
+                self._can_test = False
             result = self._session.exec(code)
         if result.status is ExecStatus.SANDBOX_DIED:
             self._session = None

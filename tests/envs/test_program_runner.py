@@ -48,3 +48,16 @@ def test_visible_and_hidden_tests_agree(sandbox: SandboxRunner, answer: str, exp
 
 def test_one_line_says_what_went_wrong_with_text_that_is_none(sandbox: SandboxRunner) -> None:
     assert "UnicodeDecodeError" in sandbox.run("\ud800", "f", []).error
+
+
+def test_a_program_that_spoils_the_visible_tests_spoils_one_answer_and_no_grade(sandbox: SandboxRunner) -> None:
+    wrong, tests = "def f(x):\n    return 0", [{"args": [1], "expected": 1}]
+    sandbox.reset()
+    assert sandbox.run(wrong, "f", tests).verdict == "f(1)\ngot 0\nwant 1"
+    assert "TypeError" in sandbox.run(f"__show_tests = None\n{wrong}", "f", tests).error
+    assert sandbox.run(wrong, "f", tests).verdict == "f(1)\ngot 0\nwant 1"
+    lying = f"__show_tests = lambda *_: 'ok'\n{wrong}"
+    assert sandbox.run(lying, "f", tests).verdict == "ok"
+    assert not sandbox.grade(lying, "f", tests, "").passed
+    sandbox.reset()
+    assert sandbox.run(wrong, "f", tests).verdict == "f(1)\ngot 0\nwant 1"

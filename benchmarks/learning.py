@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,41 +32,54 @@ from palaestra.learners.pipeline import run
 Figures = dict[str, Any]
 
 
-_finished: dict[Path, Figures] = {}
-"""Summaries of the runs of this call; controls start from them."""
-_changes: list[str] = []
-"""Overrides of every recipe (`--with`)."""
+@dataclass(slots=True)
+class Runs:
+    """The runs of one call of this script; controls start from them."""
+
+    folder: Path
+    changes: Sequence[str]
+    """Overrides of every recipe (`--with`)."""
+    reuse: bool
+    finished: dict[str, Figures] = field(default_factory=dict[str, Figures])
+    reused: list[str] = field(default_factory=list[str])
+    """Runs of an earlier call that were taken over."""
+
+    def train(self, name: str, recipe: str, *overrides: str) -> Figures:
+        """Runs a recipe into `folder/name`, once."""
+        summary = self.folder / name / "summary.json"
+        if name not in self.finished and self.reuse and summary.exists():
+            self.finished[name] = json.loads(summary.read_text())
+            self.reused.append(name)
+        if name not in self.finished:
+            changes = [f"run={self.folder / name}", "report=false", *overrides, *self.changes]
+            self.finished[name] = run(load_recipe(recipe, changes))
+        return self.finished[name]
+
+    def sft(self, name: str) -> Path:
+        """The folder of a run's SFT policy."""
+        return self.folder / name / "sft"
 
 
-def train(folder: Path, name: str, recipe: str, *overrides: str) -> Figures:
-    """Runs a recipe into `folder/name`, once per call of this script."""
-    target = folder / name
-    if target not in _finished:
-        _finished[target] = run(load_recipe(recipe, [f"run={target}", "report=false", *overrides, *_changes]))
-    return _finished[target]
+def quickstart(runs: Runs, seed: int) -> Figures:
+    return runs.train(f"quickstart_s{seed}", "quickstart", f"seed={seed}")
 
 
-def quickstart(folder: Path, seed: int) -> Figures:
-    return train(folder, f"quickstart_s{seed}", "quickstart", f"seed={seed}")
-
-
-def from_sft_of_quickstart(name: str, *overrides: str) -> Callable[[Path, int], Figures]:
-    def control(folder: Path, seed: int) -> Figures:
-        quickstart(folder, seed)
-        reference = folder / f"quickstart_s{seed}" / "sft"
-        stages = ('stages=["grpo"]', f"reference={reference}")
-        return train(folder, f"{name}_s{seed}", "quickstart", f"seed={seed}", *stages, *overrides)
+def from_sft_of_quickstart(name: str, *overrides: str) -> Callable[[Runs, int], Figures]:
+    def control(runs: Runs, seed: int) -> Figures:
+        quickstart(runs, seed)
+        stages = ('stages=["grpo"]', f"reference={runs.sft(f'quickstart_s{seed}')}")
+        return runs.train(f"{name}_s{seed}", "quickstart", f"seed={seed}", *stages, *overrides)
 
     return control
 
 
-def rejection(folder: Path, seed: int) -> Figures:
+def rejection(runs: Runs, seed: int) -> Figures:
     """Successful demonstrations only; epochs fill the time that SFT and GRPO together took in the quickstart."""
-    base = quickstart(folder, seed)
+    base = quickstart(runs, seed)
     share = mean_length(success_only=True) / mean_length(success_only=False)
     epochs = max(1, round((base["seconds_sft"] + base["seconds_rl"]) / (base["seconds_sft"] * share)))
     overrides = ("demos.success_only=true", 'stages=["sft"]', f"sft.epochs={epochs}")
-    return train(folder, f"rejection_s{seed}", "quickstart", f"seed={seed}", *overrides)
+    return runs.train(f"rejection_s{seed}", "quickstart", f"seed={seed}", *overrides)
 
 
 def mean_length(success_only: bool) -> float:
@@ -79,18 +93,17 @@ def mean_length(success_only: bool) -> float:
     return sum(lengths) / 2000
 
 
-def rejection_grpo(folder: Path, seed: int) -> Figures:
-    rejection(folder, seed)
-    reference = folder / f"rejection_s{seed}" / "sft"
-    overrides = ('stages=["grpo"]', f"reference={reference}")
-    return train(folder, f"rejection_grpo_s{seed}", "quickstart", f"seed={seed}", *overrides)
+def rejection_grpo(runs: Runs, seed: int) -> Figures:
+    rejection(runs, seed)
+    overrides = ('stages=["grpo"]', f"reference={runs.sft(f'rejection_s{seed}')}")
+    return runs.train(f"rejection_grpo_s{seed}", "quickstart", f"seed={seed}", *overrides)
 
 
-def repair(folder: Path, seed: int) -> Figures:
-    return train(folder, f"repair_s{seed}", "repair", f"seed={seed}")
+def repair(runs: Runs, seed: int) -> Figures:
+    return runs.train(f"repair_s{seed}", "repair", f"seed={seed}")
 
 
-def null_agents(folder: Path, seed: int) -> Figures:
+def null_agents(runs: Runs, seed: int) -> Figures:
     figures: Figures = {}
     for family in ("compose", "repair"):
         for name in null_agent_names(family):
@@ -99,7 +112,7 @@ def null_agents(folder: Path, seed: int) -> Figures:
     return figures
 
 
-CASES: dict[str, Callable[[Path, int], Figures]] = {
+CASES: dict[str, Callable[[Runs, int], Figures]] = {
     "quickstart": quickstart,
     "rejection": rejection,
     "rejection_grpo": rejection_grpo,
@@ -161,15 +174,16 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=list(CASES), default=list(CASES))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--runs", type=Path, default=Path("runs/learning"), help="where the run folders go")
+    parser.add_argument("--reuse", action="store_true", help="take over finished runs of an earlier call; says which")
     parser.add_argument("--with", dest="changes", nargs="*", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
-    _changes.extend(arguments.changes)
+    runs = Runs(arguments.runs, arguments.changes, arguments.reuse)
     results: dict[str, Figures] = {}
     for name in arguments.only:
         seeds = arguments.seeds if name == "quickstart" else arguments.seeds[:1]
         for seed in seeds:
-            results[f"{name}/{seed}"] = CASES[name](arguments.runs, seed)
-            report = {"results": results, "targets": targets(results)}
+            results[f"{name}/{seed}"] = CASES[name](runs, seed)
+            report = {"results": results, "reused": runs.reused, "targets": targets(results)}
             if arguments.json:
                 arguments.json.parent.mkdir(parents=True, exist_ok=True)
                 arguments.json.write_text(json.dumps(report, indent=2) + "\n")

@@ -36,7 +36,7 @@ _RANGES = {
     "kl_limit": "(0, inf)",
     "kl_smoothing": "[0, 1)",
     "kl_beta_min": "[0, inf)",
-    "kl_beta_max": "(0, inf]",
+    "kl_beta_max": "[0, inf]",
     "importance_cap": "[1, inf)",
     "checkpoint_every": "[0, inf)",
 }

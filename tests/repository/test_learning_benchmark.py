@@ -17,7 +17,10 @@ def test_the_quickstart_and_a_control_in_miniature(repository: Path, tmp_path: P
     script = repository / "benchmarks" / "learning.py"
     command = [sys.executable, script, "--json", figures, "--runs", tmp_path / "runs", "--seeds", "0"]
     result = subprocess.run(
-        [*command, "--only", "quickstart", "shuffled", "--with", *TINY], capture_output=True, text=True, check=False
+        [*command, "--only", "quickstart", "shuffled", "no_kl", "--with", *TINY],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert result.returncode == 0, result.stderr
     report = json.loads(figures.read_text())
@@ -28,4 +31,4 @@ def test_the_quickstart_and_a_control_in_miniature(repository: Path, tmp_path: P
     assert targets["quickstart/0 grpo sampled"] == {"target": ">= 0.85", "value": 0.0, "met": False}
     assert targets["shuffled/0 gain"]["met"] is True
     assert "SHORT  quickstart/0 grpo sampled" in result.stdout
-    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["quickstart_s0", "shuffled_s0"]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["no_kl_s0", "quickstart_s0", "shuffled_s0"]

@@ -14,7 +14,7 @@ from typing import Any
 from ..core.errors import ConfigError
 from ..core.tasks import Task
 from ..rewards.base import Grade
-from ..sandboxes.base import Limits, check_backend
+from ..sandboxes.base import Limits, SandboxConfig
 from .actions import ParseError
 from .base import EnvOptions, ToolEnv
 from .program_memory import ProgramMemory
@@ -40,8 +40,10 @@ class CodeSandboxEnv(ToolEnv):
         tasks: Path of a JSON-lines file of your own: `{"prompt", "entry_point", "tests", "hidden_tests"}` per line; see
             `palaestra.envs.tasks.code.files`.
         sandbox: `"local"` or `"docker"`.
-        isolation: `"auto"`, or a mode by name; see `palaestra.sandboxes`.
-        image: Container image, for `sandbox="docker"`.
+        isolation: `"auto"`, or a mode by name; see `palaestra.sandboxes.SandboxConfig`.
+        image: Container image, for `sandbox="docker"`, with what your tasks need installed.
+        runtime: Container runtime, for `sandbox="docker"`, such as `"runsc"`.
+        setup: Shell command that runs in the empty workspace before an episode's first program.
         limits: Fields of `palaestra.sandboxes.Limits`, such as `{"memory_mib": 256}`.
         max_turns: Actions per episode.
         max_chars: Greatest length of one action, in characters.
@@ -53,7 +55,7 @@ class CodeSandboxEnv(ToolEnv):
 
     Raises:
         ConfigError: A keyword is wrong; one line says what to write instead.
-        SandboxUnavailable: `sandbox` is not part of this release.
+        SandboxUnavailable: On the first use: this machine has no such sandbox; the message says what to change.
     """
 
     def __init__(
@@ -66,6 +68,8 @@ class CodeSandboxEnv(ToolEnv):
         sandbox: str = "local",
         isolation: str = "auto",
         image: str | None = None,
+        runtime: str | None = None,
+        setup: str | None = None,
         limits: Mapping[str, Any] | None = None,
         max_turns: int = 10,
         max_chars: int = 100_000,
@@ -87,11 +91,11 @@ class CodeSandboxEnv(ToolEnv):
             on_failure=on_failure,
             render_mode=render_mode,
         )
-        check_backend(sandbox, isolation, image)
+        config = SandboxConfig(backend=sandbox, isolation=isolation, image=image, runtime=runtime, setup=setup)
         if not isinstance(limits, Mapping | None):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigError(f"limits={limits!r}: must be fields of Limits, such as {{'timeout_s': 4}}")
         super().__init__(options, FAMILIES, load_code_tasks)
-        runner = SandboxRunner(sandbox, isolation, image, Limits.from_mapping(limits or {}))
+        runner = SandboxRunner(config, Limits.from_mapping(limits or {}))
         memories = (_RUNS, _VERDICTS) if reuse_results else (None, None)
         source = None if tasks is None else file_version(Path(tasks))
         self._session = ProgramSession(runner, *memories, source=source)

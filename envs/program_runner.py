@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from ..core.errors import SandboxDied, SandboxUnavailable
 from ..rewards.execution import grade_code
-from ..sandboxes.base import ExecResult, ExecStatus, Limits, Sandbox
+from ..sandboxes.base import ExecResult, ExecStatus, Limits, Sandbox, SandboxConfig
 from ..sandboxes.jail.values import same
 from ..sandboxes.opening import open_sandbox
 
@@ -138,15 +138,13 @@ class SandboxRunner:
     """Programs run in a sandbox session, which is opened when it is first needed.
 
     Args:
-        backend: See `open_sandbox`.
-        isolation: See `open_sandbox`.
-        image: See `open_sandbox`.
+        config: Which sandbox.
         limits: Of each run. A grading may use `timeout_s` of CPU time (and twice that of wall-clock time), so that a
             slow machine changes no verdict.
     """
 
-    def __init__(self, backend: str, isolation: str, image: str | None, limits: Limits) -> None:
-        self._backend, self._isolation, self._image, self._limits = backend, isolation, image, limits
+    def __init__(self, config: SandboxConfig, limits: Limits) -> None:
+        self._config, self._limits = config, limits
         self._grading_limits = replace(limits, cpu_s=limits.cpu_s or limits.timeout_s, timeout_s=2 * limits.timeout_s)
         self._session: Sandbox | None = None
         self._can_test = False
@@ -156,7 +154,7 @@ class SandboxRunner:
     @property
     def scope(self) -> Hashable | None:
         """See `Runner.scope`."""
-        return self._backend, self._isolation, self._image, self._limits
+        return self._config, self._limits
 
     def run(self, program: str, entry_point: str, tests: Sequence[Case]) -> RunReport:
         """See `Runner.run`; two round trips. A session is told once how to test: compiling that takes most of a run."""
@@ -180,9 +178,7 @@ class SandboxRunner:
                 entry_point=entry_point,
                 prelude=prelude,
                 limits=self._grading_limits,
-                sandbox=self._backend,
-                isolation=self._isolation,
-                image=self._image,
+                sandbox=self._config,
                 stop_at_first_failure=True,
             )
         return Verdict(passed=report.passed, repeatable=report.status in REPEATABLE)
@@ -200,9 +196,7 @@ class SandboxRunner:
     def _exec(self, code: str) -> ExecResult:
         with self._restarts_are_failures():
             if self._session is None:
-                self._session = open_sandbox(
-                    self._backend, isolation=self._isolation, image=self._image, limits=self._limits
-                )
+                self._session = open_sandbox(self._config, limits=self._limits)
                 self._can_test = False
             result = self._session.exec(code)
         if result.status is ExecStatus.SANDBOX_DIED:

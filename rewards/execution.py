@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.errors import SandboxDied, TaskError
-from ..sandboxes.base import CodeRunner, ExecStatus, FunctionAnswers, Limits, TestsOutcome, check_backend
+from ..sandboxes.base import CodeRunner, ExecStatus, FunctionAnswers, Limits, SandboxConfig, TestsOutcome
 from ..sandboxes.jail.values import same
+from ..sandboxes.opening import open_runner
 
 _REPR_LENGTH = 300
 
@@ -60,7 +61,7 @@ def grade_code(
     entry_point: str,
     prelude: str = "",
     limits: Limits | None = None,
-    sandbox: str | CodeRunner = "local",
+    sandbox: str | SandboxConfig | CodeRunner = "local",
     isolation: str = "auto",
     image: str | None = None,
     stop_at_first_failure: bool = False,
@@ -74,7 +75,7 @@ def grade_code(
         entry_point: Name of the function under test.
         prelude: The task's own trusted source (helpers, imports), loaded before the solution.
         limits: What the solution may use; `timeout_s` is for all tests together.
-        sandbox: Backend, or a runner object.
+        sandbox: Backend, a whole configuration, or a runner object.
         isolation: See `open_sandbox`.
         image: See `open_sandbox`.
         stop_at_first_failure: Report no failure after the first.
@@ -84,7 +85,9 @@ def grade_code(
         SandboxUnavailable: This machine cannot isolate code that way.
         TaskError: A test is malformed, or the tests' source does not run whatever the solution is.
     """
-    runner = _runner(sandbox, isolation, image, limits) if isinstance(sandbox, str) else sandbox
+    if isinstance(sandbox, str):
+        sandbox = SandboxConfig(backend=sandbox, isolation=isolation, image=image)
+    runner = open_runner(sandbox, limits) if isinstance(sandbox, SandboxConfig) else sandbox
     sources = [prelude, solution] if prelude else [solution]
     if isinstance(tests, str):
         return _report(runner.run_tests(sources, entry_point, tests, prelude, stop_at_first_failure))
@@ -97,13 +100,6 @@ def grade_code(
     if given.status is ExecStatus.SANDBOX_DIED:
         raise SandboxDied(given.message)
     return _compare(given, calls, wanted, stop_at_first_failure)
-
-
-def _runner(backend: str, isolation: str, image: str | None, limits: Limits | None) -> CodeRunner:
-    check_backend(backend, isolation, image)
-    from ..sandboxes.local import LocalRunner  # the jail's client is loaded when it is needed
-
-    return LocalRunner(isolation, limits)
 
 
 def _compare(given: FunctionAnswers, calls: list[list[Any]], wanted: list[Any], stop: bool) -> GradeReport:

@@ -8,11 +8,16 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any, Literal, Protocol, Self
 
-from ..core.errors import ConfigError, SandboxUnavailable, did_you_mean
+from ..core.errors import ConfigError, did_you_mean
 
-Isolation = Literal["auto", "namespaces", "none"]
-BACKENDS = ("local", "docker")
-ISOLATIONS = ("auto", "namespaces", "none")
+Backend = Literal["local", "docker"]
+Isolation = Literal["auto", "namespaces", "landlock", "uid", "none"]
+ISOLATIONS: Mapping[str, Sequence[str]] = {
+    "local": ("auto", "namespaces", "landlock", "none"),
+    "docker": ("auto", "uid", "landlock"),
+}
+"""The modes of each backend; `auto` takes the first of the others that works, and never `none`."""
+DEFAULT_IMAGE = "python:3.12-slim"
 
 
 class ExecStatus(StrEnum):
@@ -227,18 +232,43 @@ class CodeRunner(Protocol):
         ...
 
 
-def check_backend(backend: str, isolation: str, image: str | None) -> None:
-    """Checks the names that select a sandbox.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxConfig:
+    """Which sandbox to open. Sandboxes with equal configurations share a jail.
+
+    Example: `SandboxConfig(backend="docker", image="my-task:1", setup="cp -r /repo/. .")`.
 
     Raises:
         ConfigError: An unknown name, or a combination that has no meaning.
-        SandboxUnavailable: The backend is not part of this release.
     """
-    if backend not in BACKENDS:
-        raise ConfigError(f"sandbox={backend!r}: unknown backend{did_you_mean(backend, BACKENDS)}")
-    if isolation not in ISOLATIONS:
-        raise ConfigError(f"isolation={isolation!r}: unknown mode{did_you_mean(isolation, ISOLATIONS)}")
-    if backend == "docker":
-        raise SandboxUnavailable("sandbox='docker' is not part of this release; use sandbox='local' (Linux)")
-    if image is not None:
-        raise ConfigError(f"image={image!r}: only sandbox='docker' takes an image")
+
+    backend: str = "local"
+    """`"local"` (Linux) or `"docker"`."""
+    isolation: str = "auto"
+    """What keeps sessions apart; see `ISOLATIONS`. `"none"` isolates nothing, and warns."""
+    image: str | None = None
+    """Container image, with a `python3` of 3.11 or newer; None means `DEFAULT_IMAGE`."""
+    runtime: str | None = None
+    """Container runtime that the engine knows, such as `"runsc"` or `"kata"`; None means the engine's default."""
+    setup: str | None = None
+    """Shell command that a session runs in its empty workspace before anything else, within two minutes. Sessions that
+    grade functions do not run it."""
+
+    def __post_init__(self) -> None:
+        if self.backend not in ISOLATIONS:
+            raise ConfigError(f"sandbox={self.backend!r}: unknown backend{did_you_mean(self.backend, ISOLATIONS)}")
+        modes = ISOLATIONS[self.backend]
+        if self.isolation not in modes:
+            others = [mode for names in ISOLATIONS.values() for mode in names]
+            hint = did_you_mean(self.isolation, modes)
+            if self.isolation in others:
+                hint = f"; sandbox={self.backend!r} has {', '.join(modes)}"
+            raise ConfigError(f"isolation={self.isolation!r}: unknown mode{hint}")
+        for name in ("image", "runtime", "setup"):
+            value: object = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not value.strip()):
+                raise ConfigError(f"{name}={value!r}: must be text")
+        for name in ("image", "runtime"):
+            value = getattr(self, name)
+            if value is not None and self.backend != "docker":
+                raise ConfigError(f"{name}={value!r}: only sandbox='docker' takes it")

@@ -1,32 +1,55 @@
-"""The host's side of a jail: starts its process, sends requests, and hands answers to whoever waits for them.
+"""The host's side of a jail: sends requests and hands answers to whoever waits for them, over any `JailLink`.
 
-Thread-safe and without a thread of its own: of the threads that wait for answers, one reads the socket for all (the
+Thread-safe and without a thread of its own: of the threads that wait for answers, one reads the link for all (the
 *leader*); when its own answer is in, it passes the office on. A single caller so pays for no thread switch.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import os
-import socket
-import subprocess
-import sys
-import tempfile
 import threading
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ..core.errors import SandboxDied, SandboxError, SandboxUnavailable
 from .base import Limits
 from .jail import wire
 
-_COVERED = ("/tmp/", "/workspace/")
-"""What each session covers with folders of its own."""
 _START_TIMEOUT_S = 30.0
-_MAIN = Path(__file__).resolve().parent / "jail" / "main.py"
+
+
+class JailLink(Protocol):
+    """The connection to a jail's supervisor, and the life of what it runs in."""
+
+    def receive(self) -> bytes:
+        """Gives the next bytes; none when the other side is gone. Raises OSError."""
+        ...
+
+    def send(self, data: bytes) -> None:
+        """Sends all of `data`. Raises OSError."""
+        ...
+
+    def set_timeout(self, seconds: float | None) -> None:
+        """How long `receive` waits before it raises TimeoutError."""
+        ...
+
+    def hang_up(self) -> None:
+        """Ends the connection; a thread inside `receive` comes back."""
+        ...
+
+    def end(self) -> None:
+        """Waits for the end of everything in the jail, with force if need be, and removes what it left."""
+        ...
+
+    def close(self) -> None:
+        """Closes the descriptors, when no thread uses them any more."""
+        ...
+
+    def forget(self) -> None:
+        """In a forked child: lets go without ending anything."""
+        ...
 
 
 class Reply:
@@ -53,15 +76,16 @@ class JailClient:
     """One jail of this process.
 
     Args:
-        isolation: `"namespaces"` or `"none"`.
+        link: Where its supervisor is about to say hello; ended here if it does not.
+        count_processes: Whether RLIMIT_NPROC counts each session by itself in there.
 
     Raises:
-        SandboxUnavailable: The jail cannot be built here; the message says why.
+        SandboxUnavailable: The jail cannot be built; the message says why.
     """
 
-    def __init__(self, isolation: str) -> None:
+    def __init__(self, link: JailLink, count_processes: bool = False) -> None:
         self.pid = os.getpid()
-        self.isolation = isolation
+        self._count_processes = count_processes
         self.died: str | None = None
         """Why the jail is gone; None while it lives."""
         self._lock = threading.Lock()
@@ -73,10 +97,7 @@ class JailClient:
         self._next_session = 0
         self._limits: dict[Limits, int] = {}
         self._frames = wire.FrameReader()
-        self._socket, theirs = socket.socketpair()
-        with theirs:
-            self._directory = tempfile.TemporaryDirectory(prefix="palaestra-") if isolation == "none" else None
-            self._process = _start(theirs, self._directory)
+        self._link = link
         self._await_hello()
         self._try_session()
 
@@ -95,7 +116,7 @@ class JailClient:
             return number
         with self._limits_lock:
             number = self._limits.get(limits, len(self._limits) + 1)
-            fields = {**asdict(limits), "count_processes": _processes_count_per_namespace()}
+            fields = {**asdict(limits), "count_processes": self._count_processes}
             self._send(wire.pack({"op": "limits", "s": number}, json.dumps(fields).encode()))
             self._limits[limits] = number
         return number
@@ -127,9 +148,9 @@ class JailClient:
     def _send(self, data: bytes) -> None:
         try:
             with self._send_lock:
-                self._socket.sendall(data)
+                self._link.send(data)
         except OSError as error:
-            self._on_death(f"the jail's socket is closed ({error.strerror})")
+            self._on_death(f"the connection to the jail is closed ({error.strerror or error})")
 
     # --- answers
 
@@ -165,7 +186,7 @@ class JailClient:
 
     def _read(self) -> None:
         try:
-            data = self._socket.recv(1 << 18)
+            data = self._link.receive()
             frames = self._frames.feed(data)
         except (OSError, wire.WireError) as error:
             self._on_death(str(error))
@@ -204,22 +225,24 @@ class JailClient:
     # --- start and end
 
     def _await_hello(self) -> None:
-        self._socket.settimeout(_START_TIMEOUT_S)
         try:
+            self._link.set_timeout(_START_TIMEOUT_S)
             frames: list[wire.Frame] = []
             while not frames:
-                data = self._socket.recv(1 << 16)
+                data = self._link.receive()
                 if not data:
                     raise SandboxDied("the jail ended before it was ready")
                 frames = self._frames.feed(data)
-        except (OSError, wire.WireError, SandboxDied) as error:
+            self._link.set_timeout(None)
+        except BaseException as error:
             self.close()
-            raise SandboxUnavailable(f"isolation={self.isolation!r} does not start here: {error}") from error
-        self._socket.settimeout(None)
+            if isinstance(error, (OSError, wire.WireError, SandboxDied)):
+                raise SandboxUnavailable(f"the jail does not start: {error}") from error
+            raise
         head = frames[0][0]
         if "error" in head:
             self.close()
-            raise SandboxUnavailable(_advice(str(head["error"])))
+            raise SandboxUnavailable(str(head["error"]))
 
     def _try_session(self) -> None:
         """Makes one session, because some machines refuse nested namespaces only."""
@@ -227,105 +250,18 @@ class JailClient:
         head = self.submit({"op": "ready", "s": self.new_session(), "l": limits}).wait().head
         if head["status"] != "ok":
             self.close()
-            raise SandboxUnavailable(_advice(str(head["message"])))
+            raise SandboxUnavailable(str(head["message"]))
 
     def close(self) -> None:
         """Ends the jail and everything in it; may be called twice."""
         self._on_death("the jail was shut down")
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)  # also wakes a thread that reads
-        try:
-            self._process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        if self._directory is not None:
-            self._directory.cleanup()
+        self._link.hang_up()  # also wakes a thread that reads
+        self._link.end()
         with self._send_lock:
             if not self._has_leader:
-                self._socket.close()
+                self._link.close()
 
     def forget(self) -> None:
         """In a forked child: lets go of the parent's jail without ending it."""
         self.died = "the jail belongs to the parent process"
-        self._socket.close()
-        self._process.returncode = 0  # it is not this process's child
-
-
-def _start(sock: socket.socket, directory: tempfile.TemporaryDirectory[str] | None) -> subprocess.Popen[bytes]:
-    python = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
-    if directory is None and python.startswith(_COVERED):
-        raise SandboxUnavailable(
-            f"isolation='namespaces' hides {python}: install Python outside of /tmp and /workspace"
-        )
-    config = {
-        "directory": None if directory is None else directory.name,
-        "host_pid": os.getpid(),
-        "prefixes": [] if _below_usr(sys.base_prefix) else [os.path.realpath(sys.base_prefix)],
-        "hidden": hidden_folders(),
-        "packages": _site_packages(),
-        "environment": {
-            "PATH": f"{os.path.dirname(python)}:/usr/local/bin:/usr/bin:/bin",
-            "HOME": "/workspace",
-            "TMPDIR": "/tmp",
-            "USER": "agent",
-            "LANG": "C.UTF-8",
-            "PYTHONHASHSEED": "0",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-        },
-    }
-    return subprocess.Popen(
-        [python, "-I", "-S", "-B", str(_MAIN), str(sock.fileno()), json.dumps(config)],
-        pass_fds=[sock.fileno()],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd="/",
-        env={"LANG": "C.UTF-8", "PYTHONHASHSEED": "0"},
-        start_new_session=True,
-    )
-
-
-def hidden_folders() -> list[str]:
-    """What sessions must not see although the interpreter's folders may hold it: our tasks with their answers, where
-    this package is installed beside the interpreter, and the programs that container images keep in /usr/src.
-    """
-    return ["/usr/src", str(_MAIN.parents[2])]
-
-
-def _processes_count_per_namespace() -> bool:
-    """Whether RLIMIT_NPROC counts per user namespace; before Linux 5.14 all sessions would share one count."""
-    return tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2]) >= (5, 14)
-
-
-def _below_usr(prefix: str) -> bool:
-    return Path(os.path.realpath(prefix)).is_relative_to("/usr")
-
-
-def _site_packages() -> list[str]:
-    """Third-party packages of the base interpreter itself; those of a virtual environment stay outside."""
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    prefix = os.path.realpath(sys.base_prefix)
-    candidates = [f"{prefix}/lib/{version}/site-packages", "/usr/lib/python3/dist-packages"]
-    return [path for path in candidates if path.startswith(prefix) and os.path.isdir(path)]
-
-
-def _advice(reason: str) -> str:
-    return f"isolation='namespaces' is refused by this machine ({reason}): {_setting()}"
-
-
-def _setting() -> str:
-    for path, blocked, fix in (
-        ("/proc/sys/kernel/unprivileged_userns_clone", "0", "sysctl kernel.unprivileged_userns_clone=1"),
-        ("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1",
-         "sysctl kernel.apparmor_restrict_unprivileged_userns=0"),
-        ("/proc/sys/user/max_user_namespaces", "0", "sysctl user.max_user_namespaces=10000"),
-    ):  # fmt: skip
-        try:
-            if Path(path).read_text(encoding="ascii").strip() == blocked:
-                return f"as root, run `{fix}`"
-        except OSError:
-            continue
-    return "it needs Linux 5.12 or newer, user namespaces, and an unmasked /proc (in Docker: --privileged)"
+        self._link.forget()

@@ -1,35 +1,55 @@
-"""Opens sandboxes by the name of their backend, and closes what they share."""
+"""Opens sandboxes and runners by the name of their backend."""
 
 from __future__ import annotations
 
-from .base import Limits, Sandbox, check_backend
+from .base import CodeRunner, Limits, Sandbox, SandboxConfig
 
 
 def open_sandbox(
-    backend: str = "local", *, isolation: str = "auto", image: str | None = None, limits: Limits | None = None
+    backend: str | SandboxConfig = "local",
+    *,
+    isolation: str = "auto",
+    image: str | None = None,
+    limits: Limits | None = None,
 ) -> Sandbox:
     """Opens a session in a jail that all sessions of this process share.
 
-    The jail starts with the first session (about 0.1 s); further sessions are cheap.
+    The jail starts with the first session (about 0.1 s, in Docker about 1 s); further sessions are cheap.
 
     Args:
-        backend: `"local"`.
+        backend: `"local"`, `"docker"`, or a whole `SandboxConfig`, which the next two arguments must not change.
         isolation: `"auto"` takes the best mode of this machine; `"none"` isolates nothing and warns.
-        image: Container image; for backends that have one.
+        image: Container image, for `"docker"`.
         limits: What the session may use.
 
     Raises:
         ConfigError: An argument is wrong.
         SandboxUnavailable: This machine cannot isolate code that way; the message says what to change.
     """
-    check_backend(backend, isolation, image)
-    from .local import LocalSandbox  # Linux only, and loaded when the first session is opened
+    from .jailed import JailedSandbox  # loaded when the first session is opened
 
-    return LocalSandbox(isolation=isolation, limits=limits or Limits())
+    return JailedSandbox(_config(backend, isolation, image), limits)
+
+
+def open_runner(config: SandboxConfig, limits: Limits | None = None) -> CodeRunner:
+    """Gives what runs untrusted functions in such a sandbox.
+
+    Raises:
+        SandboxUnavailable: This machine cannot isolate code that way; the message says what to change.
+    """
+    from .runner import JailedRunner
+
+    return JailedRunner(config, limits)
 
 
 def shutdown() -> None:
     """Closes the jails of this process; sessions that are still open are lost. Also runs at exit."""
-    from .local import shutdown_jails
+    from .pool import shutdown as shutdown_pool
 
-    shutdown_jails()
+    shutdown_pool()
+
+
+def _config(backend: str | SandboxConfig, isolation: str, image: str | None) -> SandboxConfig:
+    if isinstance(backend, SandboxConfig):
+        return backend
+    return SandboxConfig(backend=backend, isolation=isolation, image=image)

@@ -5,14 +5,14 @@ from collections.abc import Iterator
 import pytest
 
 from palaestra.envs.program_runner import InProcessRunner, SandboxRunner
-from palaestra.sandboxes import Limits
+from palaestra.sandboxes import Limits, SandboxConfig
 
 NAN = float("nan")
 
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[SandboxRunner]:
-    runner = SandboxRunner("local", "auto", None, Limits())
+    runner = SandboxRunner(SandboxConfig(), Limits())
     yield runner
     runner.close()
 

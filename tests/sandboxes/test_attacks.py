@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from palaestra.sandboxes import ExecStatus, Limits, Sandbox, client, open_sandbox, shutdown
+from palaestra.sandboxes import ExecStatus, Limits, Sandbox, local, open_sandbox, shutdown
 from palaestra.sandboxes.jail.tracked import Session
 
 ATTACKS: dict[str, str] = runpy.run_path(str(Path(__file__).with_name("attack_programs.py")))["ATTACKS"]
@@ -342,7 +342,7 @@ def test_what_is_hidden_is_empty_inside(monkeypatch: pytest.MonkeyPatch) -> None
     with open_sandbox() as sandbox:
         assert sandbox.exec(program).stdout != "(True, [])\n"
     shutdown()
-    monkeypatch.setattr(client, "hidden_folders", lambda: [folder])
+    monkeypatch.setattr(local, "hidden_folders", lambda: [folder])
     try:
         with open_sandbox() as sandbox:
             assert sandbox.exec(program).stdout == "(True, [])\n"
@@ -354,7 +354,7 @@ def test_our_own_tasks_are_hidden() -> None:
     import palaestra.envs.tasks.code
 
     tasks = Path(palaestra.envs.tasks.code.__file__).resolve()
-    assert any(tasks.is_relative_to(folder) for folder in client.hidden_folders())
+    assert any(tasks.is_relative_to(folder) for folder in local.hidden_folders())
 
 
 def test_import_of_the_sandbox_starts_nothing() -> None:

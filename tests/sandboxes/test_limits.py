@@ -34,7 +34,7 @@ def test_names_of_backends_and_modes_are_checked() -> None:
         open_sandbox("locl")
     with pytest.raises(ConfigError, match="did you mean 'namespaces'"):
         open_sandbox(isolation="namespace")
-    with pytest.raises(ConfigError, match="only sandbox='docker' takes an image"):
+    with pytest.raises(ConfigError, match="only sandbox='docker' takes it"):
         open_sandbox(image="python:3.12")
     with pytest.raises(SandboxUnavailable, match="docker"):
         open_sandbox("docker")

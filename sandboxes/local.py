@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import socket
 import subprocess
 import sys
-import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..core.errors import SandboxUnavailable
 from .client import JailClient
+from .jail import wire
+from .leftovers import SessionsFolder
 
+_MODES = ("namespaces", "landlock")
+"""The best first."""
+_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc/ld.so.cache", "/etc/alternatives")
 _COVERED = ("/tmp/", "/workspace/")
 """What each session covers with folders of its own."""
 _MAIN = Path(__file__).resolve().parent / "jail" / "main.py"
@@ -33,28 +38,32 @@ def start_local(isolation: str) -> JailClient:
         )
     if isolation == "none":
         warnings.warn("isolation='none': code runs with all rights of this process", RuntimeWarning, stacklevel=6)
-        return JailClient(ProcessLink("none"))
-    try:
-        return JailClient(ProcessLink("namespaces"), count_processes=_processes_count_per_namespace())
-    except SandboxUnavailable as error:
-        raise SandboxUnavailable(_advice(str(error))) from error
+    reasons: list[str] = []
+    for mode in _MODES if isolation == "auto" else (isolation,):
+        try:
+            return JailClient(ProcessLink(mode), count_processes=mode == "namespaces" and _counts_per_namespace())
+        except SandboxUnavailable as error:
+            reasons.append(f"isolation={mode!r} is refused by this machine ({error}): {_advice(mode)}")
+    raise SandboxUnavailable("; ".join(reasons))
 
 
 class ProcessLink:
     """A jail whose supervisor is a child of this process, at the other end of a socket.
 
     Args:
-        isolation: `"namespaces"` or `"none"`.
+        isolation: `"namespaces"`, `"landlock"` or `"none"`.
 
     Raises:
         SandboxUnavailable: The interpreter lies where sessions cannot see it.
     """
 
     def __init__(self, isolation: str) -> None:
-        self._directory = tempfile.TemporaryDirectory(prefix="palaestra-") if isolation == "none" else None
+        self._folder = None if isolation == "namespaces" else SessionsFolder()
         self._socket, theirs = socket.socketpair()
+        config = _config(isolation, None if self._folder is None else self._folder.path)
         with theirs:
-            self._process = _start(theirs, self._directory)
+            self._process = _start(theirs)
+        self._socket.sendall(wire.pack(config))
 
     def receive(self) -> bytes:
         """See `JailLink`."""
@@ -80,8 +89,8 @@ class ProcessLink:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        if self._directory is not None:
-            self._directory.cleanup()
+        if self._folder is not None:
+            self._folder.remove()
 
     def close(self) -> None:
         """See `JailLink`."""
@@ -91,19 +100,42 @@ class ProcessLink:
         """See `JailLink`."""
         self._socket.close()
         self._process.returncode = 0  # it is not this process's child
+        if self._folder is not None:
+            self._folder.forget()
 
 
-def _start(sock: socket.socket, directory: tempfile.TemporaryDirectory[str] | None) -> subprocess.Popen[bytes]:
-    python = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
-    if directory is None and python.startswith(_COVERED):
-        raise SandboxUnavailable(
-            f"isolation='namespaces' hides {python}: install Python outside of /tmp and /workspace"
-        )
-    config = {
-        "directory": None if directory is None else directory.name,
+def _python() -> str:
+    return os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
+
+
+def _start(sock: socket.socket) -> subprocess.Popen[bytes]:
+    fd = str(sock.fileno())
+    return subprocess.Popen(
+        [_python(), "-I", "-S", "-B", str(_MAIN), fd, fd],
+        pass_fds=[sock.fileno()],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        env={"LANG": "C.UTF-8", "PYTHONHASHSEED": "0"},
+        start_new_session=True,
+    )
+
+
+def _config(isolation: str, directory: str | None) -> dict[str, Any]:
+    python = _python()
+    if isolation == "namespaces" and python.startswith(_COVERED):
+        raise SandboxUnavailable(f"sessions would hide {python}")
+    prefixes = [] if _below_usr(sys.base_prefix) else [os.path.realpath(sys.base_prefix)]
+    look, names = _readable([*_SYSTEM, *prefixes], hidden_folders())
+    return {
+        "isolation": isolation,
+        "directory": directory,
         "host_pid": os.getpid(),
-        "prefixes": [] if _below_usr(sys.base_prefix) else [os.path.realpath(sys.base_prefix)],
+        "prefixes": prefixes,
         "hidden": hidden_folders(),
+        "look": look,
+        "names": names,
         "packages": _site_packages(),
         "environment": {
             "PATH": f"{os.path.dirname(python)}:/usr/local/bin:/usr/bin:/bin",
@@ -117,16 +149,24 @@ def _start(sock: socket.socket, directory: tempfile.TemporaryDirectory[str] | No
             "OPENBLAS_NUM_THREADS": "1",
         },
     }
-    return subprocess.Popen(
-        [python, "-I", "-S", "-B", str(_MAIN), str(sock.fileno()), json.dumps(config)],
-        pass_fds=[sock.fileno()],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd="/",
-        env={"LANG": "C.UTF-8", "PYTHONHASHSEED": "0"},
-        start_new_session=True,
-    )
+
+
+def _readable(folders: Sequence[str], hidden: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Gives what a Landlock domain may read so that it reads `folders` but nothing that is hidden, and what it may list
+    on the way there. Landlock allows whole trees and takes nothing back."""
+    look: list[str] = []
+    names: list[str] = []
+    waiting = [os.path.realpath(folder) for folder in folders if os.path.exists(folder)]
+    while waiting:
+        path = waiting.pop()
+        if path in hidden:
+            continue
+        if not any(folder.startswith(path + "/") for folder in hidden):
+            look.append(path)
+        else:
+            names.append(path)
+            waiting += [entry.path for entry in os.scandir(path) if not entry.is_symlink()]
+    return sorted(set(look)), sorted(set(names))
 
 
 def hidden_folders() -> list[str]:
@@ -136,7 +176,7 @@ def hidden_folders() -> list[str]:
     return ["/usr/src", str(_MAIN.parents[2])]
 
 
-def _processes_count_per_namespace() -> bool:
+def _counts_per_namespace() -> bool:
     """Whether RLIMIT_NPROC counts per user namespace; before Linux 5.14 all sessions would share one count."""
     return tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2]) >= (5, 14)
 
@@ -153,11 +193,11 @@ def _site_packages() -> list[str]:
     return [path for path in candidates if path.startswith(prefix) and os.path.isdir(path)]
 
 
-def _advice(reason: str) -> str:
-    return f"isolation='namespaces' is refused by this machine ({reason}): {_setting()}"
-
-
-def _setting() -> str:
+def _advice(mode: str) -> str:
+    if mode == "landlock":
+        return "it needs Linux 6.12 or newer with Landlock enabled"
+    if mode != "namespaces":
+        return "see the reason"
     for path, blocked, fix in (
         ("/proc/sys/kernel/unprivileged_userns_clone", "0", "sysctl kernel.unprivileged_userns_clone=1"),
         ("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1",

@@ -1,32 +1,43 @@
-"""A non-blocking socket that carries frames and keeps what the other side has not taken yet."""
+"""A non-blocking connection that carries frames and keeps what the other side has not taken yet."""
 
 from __future__ import annotations
 
+import array
+import os
 import select
 import socket
+from collections.abc import Sequence
 
 from . import wire
 
 
 class Channel:
-    """One end of a framed stream socket inside an epoll loop.
+    """One end of a framed byte stream inside an epoll loop.
 
     Args:
-        sock: A connected stream socket; becomes non-blocking.
+        read_fd, write_fd: Descriptors of a socket, the same one twice, or of two pipes; they become non-blocking, and
+            this object's to close.
         poll: The loop's epoll object; the channel registers itself.
         max_body: Greatest body that the other side may send, bytes.
     """
 
-    __slots__ = ("_backlog", "_poll", "_reader", "_sock", "fd")
+    __slots__ = ("_backlog", "_poll", "_reader", "_write_fd", "fd")
 
-    def __init__(self, sock: socket.socket, poll: select.epoll, max_body: int = wire.MAX_BODY) -> None:
-        sock.setblocking(False)
-        self._sock = sock
+    def __init__(self, read_fd: int, write_fd: int, poll: select.epoll, max_body: int = wire.MAX_BODY) -> None:
+        os.set_blocking(read_fd, False)
+        os.set_blocking(write_fd, False)
+        self._write_fd = write_fd
         self._poll = poll
         self._reader = wire.FrameReader(max_body)
         self._backlog = bytearray()
-        self.fd = sock.fileno()
-        poll.register(self.fd, select.EPOLLIN)
+        self.fd = read_fd
+        """Readable when there are frames, and the loop's name for this channel."""
+        poll.register(read_fd, select.EPOLLIN)
+
+    @property
+    def fds(self) -> set[int]:
+        """The descriptors whose events are this channel's."""
+        return {self.fd, self._write_fd}
 
     def send(self, data: bytes) -> None:
         """Sends as much as the other side takes now and keeps the rest for `flush`.
@@ -36,29 +47,53 @@ class Channel:
         """
         if not self._backlog:
             try:
-                sent = self._sock.send(data)
+                sent = os.write(self._write_fd, data)
             except BlockingIOError:
                 sent = 0
             if sent == len(data):
                 return
             data = data[sent:]
-            self._poll.modify(self.fd, select.EPOLLIN | select.EPOLLOUT)
+            self._watch_writing()
         self._backlog += data
 
     def flush(self) -> None:
         """Goes on sending; called when the socket is writable."""
         try:
-            sent = self._sock.send(memoryview(self._backlog)[: 1 << 20])
+            with memoryview(self._backlog) as view:
+                sent = os.write(self._write_fd, view[: 1 << 20])
         except BlockingIOError:
             return
         del self._backlog[:sent]
         if not self._backlog:
-            self._poll.modify(self.fd, select.EPOLLIN)
+            if self._write_fd == self.fd:
+                self._poll.modify(self.fd, select.EPOLLIN)
+            else:
+                self._poll.unregister(self._write_fd)
+
+    def _watch_writing(self) -> None:
+        if self._write_fd == self.fd:
+            self._poll.modify(self.fd, select.EPOLLIN | select.EPOLLOUT)
+        else:
+            self._poll.register(self._write_fd, select.EPOLLOUT)
+
+    def send_with(self, data: bytes, fds: Sequence[int]) -> None:
+        """Sends a frame and descriptors at once.
+
+        Raises:
+            OSError: The other side is gone, or has not read what came before.
+        """
+        sock = socket.socket(fileno=self._write_fd)
+        try:
+            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+            if self._backlog or sock.sendmsg([data], ancillary) < len(data):
+                raise BlockingIOError("the other side does not read")
+        finally:
+            sock.detach()
 
     def receive(self) -> list[wire.Frame] | None:
         """Gives the frames that have arrived, or None when the other side has hung up or sends no frames."""
         try:
-            data = self._sock.recv(1 << 18)
+            data = os.read(self.fd, 1 << 18)
         except BlockingIOError:
             return []
         except OSError:
@@ -71,5 +106,6 @@ class Channel:
             return None
 
     def close(self) -> None:
-        """Closes the socket, which also takes it out of the loop."""
-        self._sock.close()
+        """Closes the descriptors, which also takes them out of the loop."""
+        for fd in self.fds:
+            os.close(fd)

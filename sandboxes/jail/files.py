@@ -43,6 +43,7 @@ def write_file(workspace: int, path: str, data: bytes) -> None:
     fd = kernel.open_in_root(workspace, relative, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK, 0o644)
     try:
         _check_regular(fd, path)
+        _give_to_owner_of(workspace, fd)
         os.ftruncate(fd, 0)
         rest = memoryview(data)
         while rest:
@@ -78,10 +79,20 @@ def _make_directories(workspace: int, directory: str) -> None:
         parent = kernel.open_in_root(workspace, "/".join(parts[: count - 1]) or ".", os.O_PATH | os.O_DIRECTORY)
         try:
             os.mkdir(parts[count - 1], 0o755, dir_fd=parent)
+            made = kernel.open_in_root(parent, parts[count - 1], os.O_RDONLY | os.O_DIRECTORY)
+            _give_to_owner_of(workspace, made)
+            os.close(made)
         except FileExistsError:
             pass
         finally:
             os.close(parent)
+
+
+def _give_to_owner_of(workspace: int, fd: int) -> None:
+    """Makes what was created the session's own, where the supervisor is another user than the session."""
+    owner = os.fstat(workspace).st_uid
+    if os.fstat(fd).st_uid != owner:
+        os.fchown(fd, owner, owner)
 
 
 def _check_regular(fd: int, path: str) -> None:

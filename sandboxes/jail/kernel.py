@@ -26,14 +26,16 @@ CLONE_NEWIPC = 0x08000000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
-_CLONE_CHILD_CLEARTID = 0x00200000
-_CLONE_CHILD_SETTID = 0x01000000
+CLONE_PARENT = 0x00008000
+CLONE_CHILD_CLEARTID = 0x00200000
+CLONE_CHILD_SETTID = 0x01000000
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
 MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
 MNT_DETACH = 2
 
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, PR_GET_TID_ADDRESS = 1, 4, 38, 40
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_GET_TID_ADDRESS = 1, 4, 36, 38, 40
+CAP_SYS_CHROOT = 18
 RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS = 0x10, 0x02
 
 _NUMBERS = {  # name: (x86-64, aarch64); the calls since Linux 5.3 have one number everywhere
@@ -44,6 +46,7 @@ _NUMBERS = {  # name: (x86-64, aarch64); the calls since Linux 5.3 have one numb
     "openat2": (437, 437),
     "mount_setattr": (442, 442),
     "landlock_create_ruleset": (444, 444),
+    "landlock_add_rule": (445, 445),
     "landlock_restrict_self": (446, 446),
 }
 ARCHITECTURES = ("x86_64", "aarch64")
@@ -96,7 +99,7 @@ def pivot_to(new_root: str) -> None:
     """Makes `new_root` (a mount) the root directory and lets go of the old one."""
     os.chdir(new_root)
     check(libc.syscall(NR["pivot_root"], b".", b"."), "pivot_root")
-    check(libc.umount2(b".", MNT_DETACH), "umount the old root")
+    unmount(".")
     os.chdir("/")
 
 
@@ -116,6 +119,16 @@ def set_hostname(name: bytes) -> None:
 def unshare(flags: int) -> None:
     """unshare(2)."""
     check(libc.unshare(flags), "unshare")
+
+
+def enter_namespace(fd: int) -> None:
+    """setns(2)."""
+    check(libc.setns(fd, 0), "setns")
+
+
+def unmount(target: str) -> None:
+    """umount2(2), lazily."""
+    check(libc.umount2(target.encode(), MNT_DETACH), f"umount {target}")
 
 
 class IdMaps:
@@ -147,7 +160,7 @@ class Cloner:
         address = ctypes.c_void_p()
         known = libc.prctl(PR_GET_TID_ADDRESS, ctypes.byref(address), 0, 0, 0) == 0 and address.value
         # glibc keeps its thread id at this address; the kernel refreshes it in the child
-        settid = _CLONE_CHILD_SETTID | _CLONE_CHILD_CLEARTID if known else 0
+        settid = CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID if known else 0
         self._tid = ctypes.c_void_p(address.value if known else None)
         self._base = settid | signal.SIGCHLD
 
@@ -169,30 +182,11 @@ def open_in_root(directory: int, path: str, flags: int, mode: int = 0) -> int:
     return fd
 
 
-def no_capabilities() -> Step:
-    """Gives up every capability of the process; with no_new_privs none can come back."""
-    header, none = struct.pack("Ii", 0x20080522, 0), bytes(24)
-    return libc.syscall, (NR["capset"], header, none), "capset"
-
-
-def landlock_ruleset() -> int:
-    """A Landlock ruleset for `landlock`, or -1 where the kernel has none of use.
-
-    It denies TCP, and signals and abstract sockets to whoever is outside of the domain. Paths are left to the mount
-    namespace; a mode without namespaces would add them.
-    """
-    version = libc.syscall(NR["landlock_create_ruleset"], None, 0, 1)
-    if version < 4:
-        return -1
-    network = 3  # bind and connect
-    attributes = struct.pack("QQQ", 0, network, 3) if version >= 6 else struct.pack("QQ", 0, network)
-    fd = libc.syscall(NR["landlock_create_ruleset"], attributes, len(attributes), 0)
-    return fd if fd >= 0 else -1
-
-
-def landlock(ruleset: int) -> Step:
-    """Enters a new Landlock domain of the given ruleset."""
-    return libc.syscall, (NR["landlock_restrict_self"], ruleset, 0), "landlock_restrict_self"
+def capabilities(*kept: int) -> Step:
+    """Gives up every other capability of the process; with no_new_privs none can come back."""
+    mask = sum(1 << capability for capability in kept)
+    header, data = struct.pack("Ii", 0x20080522, 0), struct.pack("6I", mask, mask, 0, 0, 0, 0)
+    return libc.syscall, (NR["capset"], header, data), "capset"
 
 
 def set_no_new_privileges() -> None:

@@ -1,11 +1,19 @@
-"""Start of the jail's processes: `python -I -S main.py SOCKET_FD CONFIG_JSON`, run by the host's client.
+"""Start of a jail: `python -I -S main.py READ_FD WRITE_FD`, with descriptors of the connection to the host.
 
 Builds the outer jail around itself, forks the zygote off while there is no data yet, and becomes the supervisor.
+
+The first frame of the host is the configuration (no argument, because sessions may see those), with
+    isolation           `namespaces`, `landlock`, `uid` or `none`
+    directory           where sessions have their folders, in modes without mount namespaces; else null
+    host_pid            the process whose end ends the jail, or null
+    prefixes, hidden    folders to show beside the system's, and folders to hide although they lie below one of those
+    look, names         folders to read and folders to list, for `landlock`; null means what the root directory holds
+    packages            folders to add to the module search path
+    environment         all of a session's environment variables
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -13,6 +21,7 @@ import sys
 
 TYPE_CHECKING = False  # importing `typing` would make every clone of the zygote dearer
 if TYPE_CHECKING:
+    import types
     from typing import Any, NoReturn
 
 _FOLDER = os.path.dirname(os.path.abspath(__file__))
@@ -25,12 +34,12 @@ def main() -> NoReturn:
     from jail import kernel, outer, wire
 
     del sys.path[0]
-    host = socket.socket(fileno=int(sys.argv[1]))
-    config: dict[str, Any] = json.loads(sys.argv[2])
-    host_process = _open_host_process(config["host_pid"])
+    ends = int(sys.argv[1]), int(sys.argv[2])
+    config, _ = wire.read_frame(ends[0])
+    host_process = -1 if config["host_pid"] is None else _open_host_process(config["host_pid"])
     try:
-        if config["directory"] is None:
-            outer.enter(config["prefixes"], config["hidden"], _FOLDER)
+        _enter(config, outer)
+        if config["isolation"] == "namespaces":
             jail.__path__ = [outer.JAIL_FILES]
         sys.path += config["packages"]
         os.environ.clear()
@@ -39,32 +48,40 @@ def main() -> NoReturn:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()
     except OSError as error:
-        host.sendall(wire.pack({"id": 0, "error": error.strerror or str(error), "errno": error.errno}))
+        wire.write_all(ends[1], wire.pack({"id": 0, "error": error.strerror or str(error), "errno": error.errno}))
         os._exit(1)
     if pid == 0:
         ours.close()
-        host.close()
-        if host_process >= 0:
-            os.close(host_process)
-        _clone_sessions(theirs, config["directory"])
+        for fd in {*ends, host_process} - {-1}:
+            os.close(fd)
+        _clone_sessions(theirs, config)
     theirs.close()
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _supervise(host, ours, host_process)
+    _supervise(ends, ours, host_process, config)
 
 
-def _clone_sessions(orders: socket.socket, directory: str | None) -> NoReturn:
+def _enter(config: dict[str, Any], outer: types.ModuleType) -> None:
+    """Gives this process the surroundings of its mode."""
+    if config["isolation"] == "namespaces":
+        outer.enter(config["prefixes"], config["hidden"], _FOLDER)
+    elif config["isolation"] != "none":
+        config["look"] = config["look"] or outer.visible_folders()
+        outer.lose_privileges(config["isolation"], config["directory"], [_FOLDER, *config["prefixes"]])
+
+
+def _clone_sessions(orders: socket.socket, config: dict[str, Any]) -> NoReturn:
     from jail.zygote import Zygote  # it loads only what it needs: all that it has, every session has too
 
     try:
-        zygote = Zygote(orders, directory)
+        zygote = Zygote(orders, config)
     except OSError as error:
         os.write(3, f"E {error.strerror or error}".encode())  # where it put its end of the socket first of all
         os._exit(1)
     zygote.serve()
 
 
-def _supervise(host: socket.socket, orders: socket.socket, host_process: int) -> NoReturn:
+def _supervise(ends: tuple[int, int], orders: socket.socket, host_process: int, config: dict[str, Any]) -> NoReturn:
     import resource
     import traceback
 
@@ -75,14 +92,14 @@ def _supervise(host: socket.socket, orders: socket.socket, host_process: int) ->
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each session takes four
     hello = orders.recv(4096)
     if hello != b"H":
-        host.sendall(wire.pack({"id": 0, "error": hello[2:].decode() or "the zygote ended"}))
+        wire.write_all(ends[1], wire.pack({"id": 0, "error": hello[2:].decode() or "the zygote ended"}))
         os._exit(1)
     try:
-        host.sendall(wire.pack({"id": 0, "status": "ok"}))
-        Supervisor(host, orders, host_process).serve()
+        wire.write_all(ends[1], wire.pack({"id": 0, "status": "ok"}))
+        Supervisor(ends, orders, host_process, config["isolation"], config["directory"]).serve()
     except Exception:
-        host.setblocking(True)
-        host.sendall(wire.pack({"id": 0, "fatal": traceback.format_exc()[-2000:]}))
+        os.set_blocking(ends[1], True)
+        wire.write_all(ends[1], wire.pack({"id": 0, "fatal": traceback.format_exc()[-2000:]}))
         os._exit(1)
 
 

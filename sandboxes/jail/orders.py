@@ -1,7 +1,7 @@
-"""The supervisor's end of the socket to the zygote, which keeps the orders that the zygote has not taken yet.
+"""The supervisor's end of the socket to a keeper, which keeps the orders that the keeper has not taken yet.
 
-The zygote answers some orders and blocks while its answers are not read; if the supervisor blocked as well, neither
-would ever go on.
+A keeper answers some orders and blocks while its answers are not read; if the supervisor blocked as well, neither would
+ever go on.
 """
 
 from __future__ import annotations
@@ -48,17 +48,29 @@ class Orders:
             self._sock.sendmsg([order], ancillary, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return False
+        except OSError:  # it has ended, which its last packet tells
+            pass
         for fd in fds:
             os.close(fd)
         return True
 
     def receive(self) -> tuple[bytes, list[int]] | None:
-        """Gives the zygote's next packet and its descriptors, or None when there is none; an empty one is its end."""
+        """Gives the keeper's next packet and its descriptors, or None when there is none; an empty one is its end."""
         try:
             packet, ancillary, _, _ = self._sock.recvmsg(4096, socket.CMSG_SPACE(32), socket.MSG_DONTWAIT)
         except BlockingIOError:
             return None
+        except OSError:
+            return b"", []
         fds = array.array("i")
         for _, _, data in ancillary:
             fds.frombytes(data)
         return packet, fds.tolist()
+
+    def close(self) -> None:
+        """Closes the socket and forgets the backlog, with its descriptors."""
+        for _, fds in self._backlog:
+            for fd in fds:
+                os.close(fd)
+        self._backlog.clear()
+        self._sock.close()

@@ -46,7 +46,7 @@ def enter(prefixes: list[str], hidden: list[str], jail_files: str) -> None:
         kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
     )
     jail_id = _FIRST_JAIL_ID + os.getpid()
-    becomes_another_user = uid == 0 and _exists(jail_id)
+    becomes_another_user = uid == 0 and exists(jail_id)
     if becomes_another_user:
         kernel.unshare(namespaces)
     else:
@@ -61,12 +61,52 @@ def enter(prefixes: list[str], hidden: list[str], jail_files: str) -> None:
         os.setgroups([])
         os.setresgid(jail_id, jail_id, jail_id)
         os.setresuid(jail_id, jail_id, jail_id)
-    kernel.perform([kernel.no_capabilities()])
+    kernel.perform([kernel.capabilities()])
     kernel.set_no_new_privileges()
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)  # after the change of user, which clears it
 
 
-def _exists(uid: int) -> bool:
+def lose_privileges(isolation: str, directory: str, needed: list[str]) -> None:
+    """What takes the outer jail's place where there are no namespaces.
+
+    With `landlock`, root becomes a user that exists nowhere else and takes the sessions' folder along, if that user can
+    reach what is needed; with `uid`, it stays the root of its container, so that it can give each session a user.
+
+    Args:
+        isolation: The mode.
+        directory: The sessions' folder.
+        needed: Folders that the interpreter cannot do without.
+
+    Raises:
+        OSError: The kernel refuses a step.
+    """
+    if isolation == "landlock":
+        jail_id = _FIRST_JAIL_ID + os.getpid()
+        if os.getuid() == 0 and exists(jail_id) and _can_reach(jail_id, needed):
+            os.chown(directory, jail_id, jail_id)
+            os.setgroups([])
+            os.setresgid(jail_id, jail_id, jail_id)
+            os.setresuid(jail_id, jail_id, jail_id)
+        kernel.perform([kernel.capabilities()])
+    kernel.set_no_new_privileges()
+
+
+def _can_reach(uid: int, folders: list[str]) -> bool:
+    """Whether another user can read folders; asked as that user."""
+    os.seteuid(uid)
+    try:
+        return all(os.access(folder, os.R_OK | os.X_OK, effective_ids=True) for folder in folders)
+    finally:
+        os.seteuid(0)
+
+
+def visible_folders() -> list[str]:
+    """Everything in a container's root directory that is not the kernel's, the jail's or the sessions'."""
+    names = set(os.listdir("/")) - {"dev", "proc", "sys", "workspace", "palaestra"}
+    return [f"/{name}" for name in sorted(names)]
+
+
+def exists(uid: int) -> bool:
     """Whether a user id can be taken here: the root of a rootless container has a few only."""
     for line in _read("/proc/self/uid_map").splitlines():
         first, _, count = map(int, line.split())

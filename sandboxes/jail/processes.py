@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,21 +49,33 @@ def process_table() -> Table:
     return table
 
 
-def tree_of(root: int, table: Table) -> list[int]:
-    """Gives the process ids of `root` and all its descendants."""
+def innermost_pid(pid: int) -> int:
+    """Gives a process's id in its own namespace; 0 when it has just ended."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            for line in file:
+                if line.startswith(b"NSpid:"):
+                    return int(line.split()[-1])
+    except OSError:
+        pass
+    return 0
+
+
+def trees_of(roots: Iterable[int], table: Table) -> list[int]:
+    """Gives the process ids of `roots` and all their descendants."""
     children: dict[int, list[int]] = {}
     for pid, (parent, _) in table.items():
         children.setdefault(parent, []).append(pid)
-    tree = [root] if root in table else []
-    for pid in tree:
-        tree += children.get(pid, ())
-    return tree
+    trees = [root for root in roots if root in table]
+    for pid in trees:
+        trees += children.get(pid, ())
+    return trees
 
 
-def usage_of(root: int, table: Table) -> Usage:
-    """Sums the usage of a process tree."""
+def usage_of(roots: Iterable[int], table: Table) -> Usage:
+    """Sums the usage of process trees."""
     total = Usage()
-    for pid in tree_of(root, table):
+    for pid in trees_of(roots, table):
         usage = table[pid][1]
         total.processes += usage.processes
         total.memory_mib += usage.memory_mib
@@ -70,13 +83,13 @@ def usage_of(root: int, table: Table) -> Usage:
     return total
 
 
-def oversize(limits: dict[str, Any], root: int, usage: Usage, table: Table) -> tuple[str, str] | None:
-    """Gives status and message of the limit on memory or processes that a tree of processes is over, if it is."""
+def oversize(limits: dict[str, Any], roots: Sequence[int], usage: Usage, table: Table) -> tuple[str, str] | None:
+    """Gives status and message of the limit on memory or processes that trees of processes are over, if it is."""
     memory_mib = usage.memory_mib
     if memory_mib > limits["memory_mib"]:
-        memory_mib = proportional_memory_mib(root, table)
+        memory_mib = proportional_memory_mib(roots, table)
     if usage.processes > _FEW_PROCESSES:
-        memory_mib += socket_memory_mib(root, table)
+        memory_mib += socket_memory_mib(roots, table)
     if memory_mib > limits["memory_mib"]:
         return "memory_limit", f"more than {limits['memory_mib']} MiB of memory"
     if usage.processes > limits["processes"] + 1:
@@ -84,9 +97,9 @@ def oversize(limits: dict[str, Any], root: int, usage: Usage, table: Table) -> t
     return None
 
 
-def socket_memory_mib(root: int, table: Table) -> float:
-    """What the tree's sockets may hold unread, which counts as nobody's memory; 0 for a usual number of descriptors."""
-    tree = tree_of(root, table)
+def socket_memory_mib(roots: Iterable[int], table: Table) -> float:
+    """What the trees' sockets may hold unread, which counts as nobody's memory; 0 for a usual number of descriptors."""
+    tree = trees_of(roots, table)
     fds: list[str] = []
     unseen = 0
     for pid in tree:
@@ -105,10 +118,10 @@ def socket_memory_mib(root: int, table: Table) -> float:
     return (len(sockets) + unseen * _MOST_FDS) * _SOCKET_MIB
 
 
-def proportional_memory_mib(root: int, table: Table) -> float:
-    """The tree's memory with shared pages counted once; slower, for when `Usage.memory_mib` is over a limit."""
+def proportional_memory_mib(roots: Iterable[int], table: Table) -> float:
+    """The trees' memory with shared pages counted once; slower, for when `Usage.memory_mib` is over a limit."""
     total = 0.0
-    for pid in tree_of(root, table):
+    for pid in trees_of(roots, table):
         try:
             with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
                 total += sum(int(line.split()[1]) for line in file if line.startswith("Pss:")) / 1024

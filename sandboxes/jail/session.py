@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
 
+    from .forking import Copying
+
 
 CONTROL_FD = 3
 Outcome = tuple[str, int, str]
@@ -114,6 +116,8 @@ def _split(code: str, name: str) -> tuple[types.CodeType | None, types.CodeType 
     lines = "\n" * code.count("\n", 0, start)
     with contextlib.suppress(SyntaxError):
         return before, compile(lines + code[start:], name, "eval", dont_inherit=True)
+    if ";" in code[start:]:  # an expression may be the last of several statements of that line
+        return _split_tree(code, name)
     return compile(code, name, "exec", dont_inherit=True), None  # no expression, or the error's true place
 
 
@@ -181,14 +185,15 @@ def _run_command(argv: list[str], stdin: bytes) -> Outcome:
 def _stdin_file(data: bytes) -> int:
     if not data:
         return os.open("/dev/null", os.O_RDONLY)
-    fd = os.open("/tmp", os.O_TMPFILE | os.O_RDWR, 0o600)
+    fd = os.open(os.environ["TMPDIR"], os.O_TMPFILE | os.O_RDWR, 0o600)
     wire.write_all(fd, data)
     os.lseek(fd, 0, os.SEEK_SET)
     return fd
 
 
 def _disk_is_full() -> bool:
-    usages = [os.statvfs(path) for path in ("/workspace", "/tmp") if os.path.isdir(path)]
+    folders = {os.environ["HOME"], os.environ["TMPDIR"]}
+    usages = [os.statvfs(path) for path in folders if os.path.isdir(path)]
     return any(usage.f_bfree == 0 or usage.f_ffree == 0 for usage in usages)
 
 
@@ -207,24 +212,30 @@ def _perform(head: dict[str, Any], body: bytes) -> tuple[Outcome, bytes]:
     raise ValueError(f"unknown operation {operation!r}")
 
 
-def serve(interpreter: Interpreter) -> NoReturn:
+def serve(interpreter: Interpreter, copying: Copying) -> NoReturn:
     """Executes what the supervisor sends, until it hangs up."""
     gc.enable()
     pid = os.getpid()
     try:
         while True:
-            serve_one(CONTROL_FD, interpreter, pid)
+            if serve_one(CONTROL_FD, interpreter, pid, copying):
+                pid = os.getpid()
     except (EOFError, OSError):
         os._exit(0)
 
 
-def serve_one(control: int, interpreter: Interpreter, pid: int) -> None:
+def serve_one(control: int, interpreter: Interpreter, pid: int, copying: Copying | None = None) -> bool:
     """Executes the next request. A copy of the session's process `pid` that the code forked ends after it.
+
+    Returns:
+        Whether this process is from now on a copy that the supervisor asked for.
 
     Raises:
         EOFError: The supervisor has hung up.
     """
     head, body = wire.read_frame(control)
+    if copying is not None and head["op"] == "fork":
+        return copying.fork(control, head["id"])
     outcome: Outcome = ("error", 1, "interrupted")
     answer = b""
     try:
@@ -247,6 +258,7 @@ def serve_one(control: int, interpreter: Interpreter, pid: int) -> None:
     if os.getpid() != pid:
         os._exit(exit_status)
     wire.write_all(control, wire.pack({"id": head["id"], "s": status, "x": exit_status, "m": message}, answer))
+    return False
 
 
 _SIGINT, _IGNORE = int(signal.SIGINT), int(signal.SIG_IGN)

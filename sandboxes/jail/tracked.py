@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .channel import Channel
+from .orders import Orders
 
 _CHUNK = 1 << 16
 _MOST_CHUNKS = 17
@@ -68,6 +69,19 @@ class Call:
 
 
 @dataclass(slots=True, eq=False)
+class Family:
+    """A session and its live copies: those who have one warden."""
+
+    number: int
+    """The first session's, by which the zygote knows the warden."""
+    orders: Orders
+    """To the warden."""
+    members: set[Session] = field(default_factory=lambda: set[Session]())
+    warden_pid: int = 0
+    """In the jail; 0 until the zygote has told it."""
+
+
+@dataclass(slots=True, eq=False)
 class Session:
     """One session: its descriptors, its limits, and what it is doing."""
 
@@ -78,8 +92,13 @@ class Session:
     limits: dict[str, Any]
     keep: int
     """Bytes of each output stream to keep."""
+    limits_number: int = 0
+    family: Family | None = None
+    """None for a session without a warden."""
+    folders: tuple[str, ...] = ()
+    """Its workspace and its folder for temporary files, where these are not mounts with limits of their own."""
     pid: int = 0
-    """Process id in the jail; 0 until the zygote has told it."""
+    """Process id as its keeper sees it; 0 until that has told it."""
     call: Call | None = None
     ready: bool = False
     """Whether it has answered once, and so finished setting up its jail."""
@@ -122,8 +141,8 @@ class Session:
                 os.close(fd)
 
 
-def socket_and_pipes() -> tuple[socket.socket, tuple[int, int], list[int]]:
-    """Gives our socket, the reading ends of stdout and stderr, and the session's three ends."""
+def socket_and_pipes() -> tuple[int, tuple[int, int], list[int]]:
+    """Gives our end of a socket, the reading ends of stdout and stderr, and the session's three ends."""
     fds: list[int] = []
     try:
         ours, theirs = socket.socketpair()
@@ -136,4 +155,4 @@ def socket_and_pipes() -> tuple[socket.socket, tuple[int, int], list[int]]:
     out_read, out_write, err_read, err_write = fds
     os.set_blocking(out_read, False)
     os.set_blocking(err_read, False)
-    return ours, (out_read, err_read), [theirs.detach(), out_write, err_write]
+    return ours.detach(), (out_read, err_read), [theirs.detach(), out_write, err_write]

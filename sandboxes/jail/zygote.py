@@ -1,18 +1,15 @@
 """The zygote: a warm interpreter that clones sessions and never sees data.
 
 It is forked off before the first byte of data arrives. The supervisor sends it short orders (packets of a letter, a
-number and a text) and descriptors; whatever a session inherits by fork was therefore never secret. The zygote is the
-parent of all sessions, so that its signals never reach a process that merely has a recycled id.
+number and a text) and descriptors; whatever a session inherits by fork was therefore never secret.
 
     L k {json}   limits number k
-    S n k        spawn session n with limits k; three or four descriptors come along
-    I n          interrupt session n
-    K n, R n     kill session n; R wants to know how it ended: `X n status`
-    Q n          which process is session n? `P n pid`
-    W n          open the workspace of session n: `W n` and a descriptor
+    S n k        spawn session n, which runs once, with limits k; its three or four descriptors come along
+    F n k        spawn session n with a warden, whose end of a packet socket comes first among the descriptors
+    D n          session n's warden is ending: take leave of it
 
-What costs here is memory pages that a clone writes to: a session's whole path is walked once before the first clone,
-and everything that can be prepared is.
+and what every keeper does, for the sessions without a warden. What costs here is memory pages that a clone writes to: a
+session's whole path is walked once before the first clone, and everything that can be prepared is.
 """
 
 from __future__ import annotations
@@ -28,200 +25,200 @@ import resource
 import signal
 import socket
 import sys
+import time
 
-from . import kernel, outer, seccomp, session, stub
+from . import kernel, seccomp, session, stub, trees
+from .confinement import Bare, Landlocked, Namespaces, Profile, Users
+from .forking import Copying
+from .keeper import Keeper
+from .warden import Warden
 
 TYPE_CHECKING = False  # `typing` stays out of the zygote
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-_NAMESPACES = kernel.CLONE_NEWUSER | kernel.CLONE_NEWPID | kernel.CLONE_NEWNS
-_ZYGOTE_FD, _RULESET_FD, _FIRST_FREE_FD = 3, 4, 5
-_REAP_EVERY_S = 0.005
-_ADDRESS_SPACE_SLACK_MIB = 128
-"""Address space beyond `memory_mib`: libraries that are mapped and never touched."""
-_SIGNALS = 256
-_MIB = 1 << 20
+    from .confinement import Confinement, Place
+
+_ORDERS_FD, _FIRST_FREE_FD = 3, 4
+_WARDEN_PATIENCE_S = 5.0
 
 
-class Profile:
-    """Limits in the form in which a new session applies them.
+def confinement_of(config: dict[str, Any]) -> Confinement:
+    """Gives the mode that the host asks for.
 
-    Args:
-        limits: The fields of `Limits`, and `count_processes`: whether the kernel counts processes per user namespace.
+    Raises:
+        OSError: This kernel cannot do it.
     """
-
-    def __init__(self, limits: dict[str, Any]) -> None:
-        flags = kernel.MS_NOSUID | kernel.MS_NODEV
-        options = "size={}m,nr_inodes={},mode=0700"
-        workspace, tmp, inodes = limits["workspace_mib"], limits["tmp_mib"], limits["inodes"]
-        self.mounts = (
-            kernel.prepared_mount("tmpfs", "/workspace", "tmpfs", flags, options.format(workspace, inodes)),
-            kernel.prepared_mount("tmpfs", "/tmp", "tmpfs", flags, options.format(tmp, inodes)),
-            kernel.prepared_mount("proc", "/proc", "proc", flags | kernel.MS_NOEXEC | kernel.MS_RDONLY),
-        )
-        address_space = (limits["memory_mib"] + _ADDRESS_SPACE_SLACK_MIB) * _MIB
-        file_size = max(workspace, tmp) * _MIB
-        self.limits = [
-            (resource.RLIMIT_AS, (address_space, address_space)),
-            (resource.RLIMIT_FSIZE, (file_size, file_size)),
-            (resource.RLIMIT_SIGPENDING, (_SIGNALS, _SIGNALS)),  # counted per user, so not among the common limits
-        ]
-        if limits["count_processes"]:
-            self.limits.append((resource.RLIMIT_NPROC, (limits["processes"], limits["processes"])))
+    isolation, directory = config["isolation"], config["directory"]
+    if isolation == "namespaces":
+        return Namespaces()
+    if isolation == "landlock":
+        return Landlocked(directory, config["look"], config["names"])
+    if isolation == "uid":
+        return Users(directory)
+    return Bare(directory)
 
 
-class Zygote:
+class Zygote(Keeper):
     """Clones sessions on order.
 
     Args:
         orders: Packet socket to the supervisor.
-        directory: Where sessions have folders instead of a jail, for `isolation="none"`; None for namespaces.
+        config: What the host sent.
+
+    Raises:
+        OSError: This kernel cannot isolate sessions as asked for.
     """
 
-    def __init__(self, orders: socket.socket, directory: str | None) -> None:
-        kernel.place(orders.fileno(), _ZYGOTE_FD)
+    def __init__(self, orders: socket.socket, config: dict[str, Any]) -> None:
+        kernel.place(orders.fileno(), _ORDERS_FD)
         orders.detach()
-        self._orders = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=_ZYGOTE_FD)
-        self._directory = directory
-        self._isolated = isolated = directory is None
-        self._confinement: list[kernel.Step] = []
-        self._ruleset = kernel.landlock_ruleset() if isolated else -1
-        if self._ruleset >= 0:
-            kernel.place(self._ruleset, _RULESET_FD)
-            self._ruleset = _RULESET_FD
-        else:
-            os.dup2(0, _RULESET_FD)
-        os.closerange(_FIRST_FREE_FD, 1024)
-        if isolated:
+        super().__init__(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=_ORDERS_FD))
+        os.closerange(_FIRST_FREE_FD, 1 << 16)
+        self._isolated = config["isolation"] != "none"
+        self._confinement = confinement_of(config)
+        if self._isolated:
             kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # so that sessions, which inherit it, can use their /proc/self
-            self._confinement = [kernel.no_capabilities(), seccomp.session_filter()]
-            if self._ruleset >= 0:
-                self._confinement.insert(1, kernel.landlock(self._ruleset))
-            self._id_maps = kernel.IdMaps(outer.SESSION_ID, os.getuid(), os.getgid())
+            kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
             kernel.perform([seccomp.common_filter()])
         self._cloner = kernel.Cloner()
         self._profiles: dict[bytes, Profile] = {}
-        self._running: dict[int, int] = {}  # session number -> process id
-        self._dying: dict[int, int | None] = {}  # process id -> session number, if its exit is to be reported
+        self._wardens: dict[int, int] = {}  # number of the family's first session -> process id
+        self._leaving: dict[int, float] = {}  # process id of a warden -> when it must have ended
 
     def serve(self) -> NoReturn:
         """Takes orders until the supervisor is gone."""
         _set_common_limits()
         self._interpreter = _warm_up()
-        self._orders.send(b"H")
-        space = socket.CMSG_SPACE(32)
-        waiting_forever = True
+        self.orders.send(b"H")
         while True:
-            if waiting_forever == bool(self._dying):
-                waiting_forever = not waiting_forever
-                self._orders.settimeout(None if waiting_forever else _REAP_EVERY_S)
-            try:
-                order, ancillary, _, _ = self._orders.recvmsg(4096, space)
-            except TimeoutError:
-                self._reap()
+            received = self.receive(self._reap)
+            if received is None:
                 continue
+            order, ancillary = received
             if not order:
                 self._end_all()
             self._obey(order, ancillary)
-            if self._dying:
+            if self.dying:
                 self._reap()
 
     def _obey(self, order: bytes, ancillary: list[tuple[int, int, bytes]]) -> None:
         kind, number, text = order.split(b" ", 2)
-        if kind == b"S":
+        if kind in (b"S", b"F"):
             fds = array.array("i", ancillary[0][2])
-            self._spawn(int(number), self._profiles[text], fds)
+            self._spawn(int(number), self._profiles[text], fds, has_warden=kind == b"F")
             for fd in fds:
                 os.close(fd)
         elif kind == b"L":
             self._profiles[number] = Profile(json.loads(text))
+        elif kind == b"D":
+            self._dismiss(int(number))
+        elif kind == b"Q" and int(number) in self._wardens:
+            self.orders.send(b"P %s %d" % (number, self._wardens[int(number)]))
+        elif kind == b"W":
+            self._send_workspace(int(number))
         else:
-            self._obey_running(kind, int(number))
+            self.obey(kind, int(number))
 
-    def _obey_running(self, kind: bytes, number: int) -> None:
-        pid = self._running.get(number, 0)
-        if kind == b"W":
-            self._send_workspace(number, pid)
-        elif kind == b"Q":
-            self._orders.send(b"P %d %d" % (number, pid))
-        elif not pid:
-            if kind == b"R":
-                self._orders.send(b"X %d -9" % number)
-        elif kind == b"I":
-            os.kill(pid, signal.SIGINT)
-        else:
-            self._kill(number, pid, report=kind == b"R")
-
-    def _spawn(self, number: int, profile: Profile, fds: array.array[int]) -> None:
+    def _spawn(self, number: int, profile: Profile, fds: array.array[int], has_warden: bool) -> None:
         try:
-            pid = self._cloner.clone(_NAMESPACES if self._isolated else 0)
+            pid = self._cloner.clone(self._confinement.clone_flags)
         except OSError as error:
-            self._orders.send(b"E %d %s" % (number, str(error).encode()))
+            self.orders.send(b"E %d %s" % (number, str(error).encode()))
             return
         if pid == 0:
-            self._become_session(number, profile, fds)
-        self._running[number] = pid
+            self._become(number, profile, fds, has_warden)
+        (self._wardens if has_warden else self.running)[number] = pid
 
-    def _kill(self, number: int, pid: int, report: bool) -> None:
-        del self._running[number]
-        self._dying[pid] = number if report else None
+    def end(self, pid: int) -> None:
+        """Kills a session without a warden."""
         if not self._isolated:
             with contextlib.suppress(OSError):
                 os.killpg(pid, signal.SIGKILL)
         os.kill(pid, signal.SIGKILL)  # process 1 of its namespace: everything in it dies with it
 
-    def _reap(self) -> None:
-        for pid, number in list(self._dying.items()):
-            reaped, status = os.waitpid(pid, os.WNOHANG)
-            if reaped == 0:
-                continue
-            del self._dying[pid]
-            if number is not None:
-                self._orders.send(b"X %d %d" % (number, os.waitstatus_to_exitcode(status)))
+    def _dismiss(self, number: int) -> None:
+        pid = self._wardens.pop(number, 0)
+        if not pid:
+            return
+        self.dying[pid] = None
+        if self._confinement.clone_flags:
+            os.kill(pid, signal.SIGKILL)  # process 1, too
+        else:
+            self._leaving[pid] = time.monotonic() + _WARDEN_PATIENCE_S
 
-    def _send_workspace(self, number: int, pid: int) -> None:
-        path = f"/proc/{pid}/root/workspace" if self._isolated else f"/proc/{pid}/cwd"
+    def _reap(self) -> None:
+        self.reap()
+        if not self._leaving:
+            return
+        now = time.monotonic()
+        for pid, latest in list(self._leaving.items()):
+            if pid not in self.dying:
+                del self._leaving[pid]
+            elif now > latest:
+                trees.kill_tree(pid, adopted={*self.running.values(), *self._wardens.values(), *self.dying})
+                del self._leaving[pid]
+
+    def _send_workspace(self, number: int) -> None:
+        """For sessions that are not isolated; the others have wardens."""
         try:
-            fd = os.open(path, os.O_PATH | os.O_DIRECTORY)
+            fd = os.open(f"/proc/{self.running.get(number, 0)}/cwd", os.O_PATH | os.O_DIRECTORY)
         except OSError:
-            self._orders.send(b"W %d" % number)
+            self.orders.send(b"W %d" % number)
             return
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
-        self._orders.sendmsg([b"W %d" % number], ancillary)
+        self.orders.sendmsg([b"W %d" % number], ancillary)
         os.close(fd)
 
     def _end_all(self) -> NoReturn:
-        for number, pid in list(self._running.items()):
-            self._kill(number, pid, report=False)
+        """Ends with all sessions; wardens notice by themselves that the supervisor is gone."""
+        for pid in self.running.values():
+            self.end(pid)
+        deadline = time.monotonic() + _WARDEN_PATIENCE_S
+        if not self._confinement.clone_flags:
+            while trees.children_of(os.getpid()) and time.monotonic() < deadline:
+                with contextlib.suppress(ChildProcessError):
+                    if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                        time.sleep(0.005)
+            for pid in trees.children_of(os.getpid()):
+                trees.kill_tree(pid, adopted=())
         os._exit(0)
 
-    def _become_session(self, number: int, profile: Profile, fds: array.array[int]) -> NoReturn:
-        """In the new process: finish the jail, then serve."""
+    # --- in new processes
+
+    def _become(self, number: int, profile: Profile, fds: array.array[int], has_warden: bool) -> NoReturn:
+        """In the new process: makes the session's place, and becomes the session or its warden."""
         try:
-            if self._isolated:
-                self._id_maps.write()
-                kernel.perform(profile.mounts)
-                os.chdir("/workspace")
-                os.setpgid(0, 0)  # a signal to one's own group would reach the zygote's from here
-            else:
-                os.setsid()
-                os.mkdir(f"{self._directory}/{number}")
-                os.chdir(f"{self._directory}/{number}")
-            for kind, values in profile.limits:
-                resource.setrlimit(kind, values)
-            kernel.perform(self._confinement)
-        except OSError as error:  # the last words on the zygote's own socket, which a session does not have
-            self._orders.send(b"E %d %s" % (number, str(error).encode()))
+            place = self._confinement.settle(number, profile)
+            if not has_warden:
+                self._become_session(place, profile, fds, forkable=False)
+            orders, *others = fds
+            os.dup2(orders, _ORDERS_FD, inheritable=False)
+            os.close(orders)
+            fds = array.array("i", others)
+            pid = self._cloner.clone(0)
+            if pid == 0:
+                self._become_session(place, profile, fds, forkable=True)
+            for fd in fds:
+                os.close(fd)
+        except OSError as error:  # the last words on the socket for orders, which a session does not have
+            self.orders.send(b"E %d %s" % (number, str(error).encode()))
             os._exit(1)
+        try:
+            Warden(self.orders, self._confinement, profile, number, pid, place).serve()
+        finally:
+            os._exit(1)
+
+    def _become_session(self, place: Place, profile: Profile, fds: array.array[int], forkable: bool) -> NoReturn:
+        self._confinement.confine(place, profile, forkable)
         os.dup2(fds[1], 1)
         os.dup2(fds[2], 2)
+        self.orders.detach()
         os.dup2(fds[0], session.CONTROL_FD, inheritable=False)
         if len(fds) > 3:
             os.dup2(fds[3], stub.CHANNEL_FD, inheritable=False)
         os.closerange(session.CONTROL_FD + 1 if len(fds) == 3 else stub.CHANNEL_FD + 1, 1 << 16)
-        self._orders.detach()
-        session.serve(self._interpreter)
+        session.serve(self._interpreter, Copying(self._confinement, place))
 
 
 def _set_common_limits() -> None:
@@ -232,7 +229,6 @@ def _set_common_limits() -> None:
         (resource.RLIMIT_RTPRIO, 0),
         (resource.RLIMIT_MEMLOCK, 0),
         (resource.RLIMIT_MSGQUEUE, 0),
-        (resource.RLIMIT_NOFILE, 256),
     ):
         _, most = resource.getrlimit(kind)
         value = value if most == resource.RLIM_INFINITY else min(value, most)

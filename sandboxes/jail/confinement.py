@@ -1,0 +1,351 @@
+"""The modes of isolation: what a session's processes get of their own, and what they give up."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+
+from . import kernel, landlock, outer, seccomp
+
+TYPE_CHECKING = False  # `typing` stays out of the zygote
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+
+    class Confinement(Protocol):
+        """A mode of isolation."""
+
+        clone_flags: int
+        """The namespaces that a session's first process is cloned into."""
+        needs_warden: bool
+        """Whether even a session that runs once needs a warden to end all that it leaves behind."""
+
+        def settle(self, number: int, profile: Profile) -> Place:
+            """Makes the place of a session; in its warden, if it has one."""
+            ...
+
+        def confine(self, place: Place, profile: Profile, forkable: bool) -> None:
+            """Gives up what untrusted code must not have: a session's last step before it serves."""
+            ...
+
+        def confine_again(self, place: Place) -> None:
+            """Parts a session, or its copy, from the others of its family."""
+            ...
+
+        def end_family(self, place: Place) -> None:
+            """Kills all of a family, from its warden."""
+            ...
+
+
+_ADDRESS_SPACE_SLACK_MIB = 128
+"""Address space beyond `memory_mib`: libraries that are mapped and never touched."""
+_SPARE_PROCESSES = 4096
+"""How far a session's copies can raise the kernel's count; the supervisor counts each one's own."""
+_SIGNALS = 256
+_DESCRIPTORS = 256
+_MIB = 1 << 20
+_DEVICES = ("/dev/null", "/dev/full", "/dev/random", "/dev/urandom")
+_FIRST_USER, _USERS = 0x70000000, 1 << 20
+_FIRST_SMALL_USER, _SMALL_USERS = 20_000, 40_000
+
+
+class Profile:
+    """Limits in the form in which a new session applies them.
+
+    Args:
+        limits: The fields of `Limits`, and `count_processes`: whether the kernel counts processes per user namespace.
+    """
+
+    def __init__(self, limits: dict[str, Any]) -> None:
+        flags = kernel.MS_NOSUID | kernel.MS_NODEV
+        options = "size={}m,nr_inodes={},mode=0700"
+        workspace, tmp, inodes = limits["workspace_mib"], limits["tmp_mib"], limits["inodes"]
+        self.folders = (
+            kernel.prepared_mount("tmpfs", "/workspace", "tmpfs", flags, options.format(workspace, inodes)),
+            kernel.prepared_mount("tmpfs", "/tmp", "tmpfs", flags, options.format(tmp, inodes)),
+        )
+        proc = kernel.prepared_mount("proc", "/proc", "proc", flags | kernel.MS_NOEXEC | kernel.MS_RDONLY)
+        self.mounts = (*self.folders, proc)
+        address_space = (limits["memory_mib"] + _ADDRESS_SPACE_SLACK_MIB) * _MIB
+        file_size = max(workspace, tmp) * _MIB
+        self.limits = [
+            (resource.RLIMIT_AS, (address_space, address_space)),
+            (resource.RLIMIT_FSIZE, (file_size, file_size)),
+            (resource.RLIMIT_SIGPENDING, (_SIGNALS, _SIGNALS)),  # counted per user, so not among the common limits
+        ]
+        self.processes: int = limits["processes"]
+        self.count_processes: bool = limits["count_processes"]
+
+    def apply(self, processes: int | None) -> None:
+        """Sets the limits of this process. `processes` is the kernel's own count, if it makes one."""
+        for kind, values in self.limits:
+            resource.setrlimit(kind, values)
+        _set_limit(resource.RLIMIT_NOFILE, _DESCRIPTORS)
+        if processes is not None:
+            _set_limit(resource.RLIMIT_NPROC, processes, spare=_SPARE_PROCESSES)
+
+
+def _set_limit(kind: int, value: int, spare: int = 0) -> None:
+    """Sets a limit, and how far the process may raise it, if the kernel does not allow less already."""
+    _, most = resource.getrlimit(kind)
+    hard = value + spare if most == resource.RLIM_INFINITY else min(most, value + spare)
+    resource.setrlimit(kind, (min(value, hard), hard))
+
+
+class Place:
+    """Where a session's files are.
+
+    Args:
+        home: Its workspace.
+        tmp: Its folder for temporary files.
+        reserve: Where folders of its copies will be; empty where they have roots of their own.
+        user: Its user id, where it has one of its own.
+    """
+
+    def __init__(self, home: str, tmp: str, reserve: str = "", user: int = 0) -> None:
+        self.home, self.tmp, self.reserve, self.user = home, tmp, reserve, user
+
+    def move_in(self) -> None:
+        """Makes it this process's own place."""
+        os.chdir(self.home)
+        os.environ["HOME"], os.environ["TMPDIR"] = self.home, self.tmp
+
+
+class Namespaces:
+    """Namespaces of users, processes and mounts for each session, inside the outer jail's."""
+
+    clone_flags = kernel.CLONE_NEWUSER | kernel.CLONE_NEWPID | kernel.CLONE_NEWNS
+    needs_warden = False
+
+    def __init__(self) -> None:
+        self._id_maps = kernel.IdMaps(outer.SESSION_ID, os.getuid(), os.getgid())
+        self._ruleset = landlock.scope_ruleset()
+        self._place = Place("/workspace", "/tmp")
+        self._filters = [
+            seccomp.session_filter(chroot=chroot, shares_processes=False, shares_user=False) for chroot in (False, True)
+        ]
+
+    def settle(self, number: int, profile: Profile) -> Place:
+        """Maps the user and mounts folders of the session's own."""
+        self._id_maps.write()
+        kernel.perform(profile.mounts)
+        os.setpgid(0, 0)  # a signal to one's own group would reach the zygote's from here
+        return self._place
+
+    def confine(self, place: Place, profile: Profile, forkable: bool) -> None:
+        """Gives up everything that the session's code must not have."""
+        os.chdir("/workspace")
+        counted = profile.count_processes
+        if forkable:
+            os.setpgid(0, 0)
+            kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+            profile.apply(profile.processes + 1 if counted else None)
+        else:
+            profile.apply(None)
+            if counted:
+                resource.setrlimit(resource.RLIMIT_NPROC, (profile.processes, profile.processes))
+        kept = (kernel.CAP_SYS_CHROOT,) if forkable else ()
+        steps = [kernel.capabilities(*kept), self._filters[forkable]]
+        if self._ruleset >= 0:
+            steps.insert(1, landlock.enter(self._ruleset))
+        kernel.perform(steps)
+
+    def confine_again(self, place: Place) -> None:
+        """Parts this process from its copies, or from what it was copied from."""
+        _nest_scope()
+
+    def end_family(self, place: Place) -> None:
+        """Nothing to do: the kernel ends what process 1 leaves behind."""
+
+
+class _Folders:
+    """What modes without mount namespaces have in common: sessions have folders below one that the host chose.
+
+    Args:
+        directory: That folder.
+    """
+
+    clone_flags = 0
+    needs_warden = True
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+
+    def settle(self, number: int, profile: Profile) -> Place:
+        """Makes the session's folders; what it leaves running will be this process's to end."""
+        os.setsid()
+        kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+        return make_folders(f"{self._directory}/{number}", self._user(number))
+
+    def _user(self, number: int) -> int:
+        return 0
+
+    def _start_confining(self, place: Place, profile: Profile, processes: int | None) -> None:
+        place.move_in()
+        os.setsid()
+        kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+        profile.apply(processes)
+
+
+class Landlocked(_Folders):
+    """Landlock alone, which needs no privileges: sessions are ordinary processes that can open and signal no others.
+
+    Args:
+        directory: Where sessions have their folders.
+        look: Folders that sessions may read, see `landlock.Folders`.
+        names: Folders whose entries they may list.
+
+    Raises:
+        OSError: This kernel's Landlock does not keep signals apart.
+    """
+
+    def __init__(self, directory: str, look: list[str], names: list[str]) -> None:
+        super().__init__(directory)
+        if landlock.version() < landlock.NEEDED_VERSION:
+            raise OSError(f"its Landlock has version {landlock.version()}, not {landlock.NEEDED_VERSION}")
+        self._folders = landlock.Folders(look, names, _DEVICES)
+        self._scope = landlock.scope_ruleset()
+        self._filter = seccomp.session_filter(chroot=False, shares_processes=True, shares_user=True)
+
+    def settle(self, number: int, profile: Profile) -> Place:
+        """Makes the session's folders, and enters a domain in which the session's own will be nested."""
+        place = super().settle(number, profile)
+        outside = os.getppid()
+        kernel.perform([landlock.enter(self._scope)])
+        try:
+            os.kill(outside, 0)
+        except PermissionError:
+            return place
+        raise OSError("Landlock does not keep signals inside of a domain")
+
+    def confine(self, place: Place, profile: Profile, forkable: bool) -> None:
+        """Gives up everything that the session's code must not have."""
+        self._start_confining(place, profile, _SPARE_PROCESSES)
+        ruleset = self._folders.ruleset([place.home, place.tmp, place.reserve])
+        kernel.perform([kernel.capabilities(), landlock.enter(ruleset), self._filter])
+        os.close(ruleset)
+
+    def confine_again(self, place: Place) -> None:
+        """Parts this process from its copies, or from what it was copied from, files included."""
+        ruleset = self._folders.ruleset([place.home, place.tmp, place.reserve])
+        landlock.nest(ruleset)
+        os.close(ruleset)
+
+    def end_family(self, place: Place) -> None:
+        """Kills everything in this process's domain, itself excepted."""
+        kill_everything_else()
+
+
+class Users(_Folders):
+    """A user of its own for each session: for the root of a container.
+
+    Args:
+        directory: Where sessions have their folders.
+    """
+
+    def __init__(self, directory: str) -> None:
+        super().__init__(directory)
+        large = outer.exists(_FIRST_USER) and outer.exists(_FIRST_USER + _USERS)
+        self._first, self._count = (_FIRST_USER, _USERS) if large else (_FIRST_SMALL_USER, _SMALL_USERS)
+        self._scope = landlock.scope_ruleset()
+        self._filter = seccomp.session_filter(chroot=False, shares_processes=True, shares_user=False)
+
+    def _user(self, number: int) -> int:
+        return self._first + number % self._count
+
+    def confine(self, place: Place, profile: Profile, forkable: bool) -> None:
+        """Becomes the session's user and gives up everything else."""
+        self._start_confining(place, profile, profile.processes)
+        become(place.user)
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # the change of user took it, and with it /proc/self
+        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+        steps = [kernel.capabilities(), self._filter]
+        if self._scope >= 0:
+            steps.insert(1, landlock.enter(self._scope))
+        kernel.perform(steps)
+
+    def confine_again(self, place: Place) -> None:
+        """Parts this process from its copies, or from what it was copied from."""
+        _nest_scope()
+
+    def end_family(self, place: Place) -> None:
+        """Kills all processes of the session's user, as that user."""
+        if place.user < min(_FIRST_USER, _FIRST_SMALL_USER):
+            raise ValueError(f"no session runs as user {place.user}")
+        pid = os.fork()
+        if pid == 0:
+            try:
+                become(place.user)
+                kill_everything_else()
+            finally:
+                os._exit(0)
+        os.waitpid(pid, 0)
+
+
+class Bare:
+    """No isolation at all: a folder of its own, and limits.
+
+    Args:
+        directory: Where sessions have their folders.
+    """
+
+    clone_flags = 0
+    needs_warden = False
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+
+    def settle(self, number: int, profile: Profile) -> Place:
+        """Makes the session's folder."""
+        os.setsid()
+        home = f"{self._directory}/{number}"
+        os.mkdir(home)
+        return Place(home, home)
+
+    def confine(self, place: Place, profile: Profile, forkable: bool) -> None:
+        """Sets the limits that the kernel keeps for a single process."""
+        os.chdir(place.home)
+        profile.apply(None)
+
+    def confine_again(self, place: Place) -> None:
+        """Nothing to do."""
+
+    def end_family(self, place: Place) -> None:
+        """Nothing to do: such a session has no warden."""
+
+
+def _nest_scope() -> None:
+    ruleset = landlock.scope_ruleset()
+    if ruleset >= 0:
+        landlock.nest(ruleset)
+        os.close(ruleset)
+
+
+def make_folders(base: str, user: int) -> Place:
+    """Makes the folders of a session, for a user if it has one of its own."""
+    os.mkdir(base, 0o711)
+    place = Place(f"{base}/home", f"{base}/tmp", f"{base}/copies", user)
+    for path in (place.home, place.tmp):
+        os.mkdir(path, 0o700)
+        if user:
+            os.chown(path, user, user)
+    os.mkdir(place.reserve, 0o711)
+    return place
+
+
+def become(user: int) -> None:
+    """Changes user and group for good."""
+    os.setgroups([])
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+
+
+def kill_everything_else() -> None:
+    """Kills all processes that this one may signal; only for one that may signal a session's alone.
+
+    The kernel does that in one pass in which no process can be born, so nothing escapes by forking.
+    """
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(-1, signal.SIGKILL)

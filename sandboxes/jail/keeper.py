@@ -1,0 +1,86 @@
+"""Keeps the processes that it is the parent of, by number: interrupts, kills and reaps them on the supervisor's order.
+
+A parent's signals never reach a process that merely has a recycled id. The zygote is one, each warden is another.
+
+    I n          interrupt process n
+    K n, R n     kill process n; R wants to know how it ended: `X n status`
+    Q n          which process is n? `P n pid`
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+
+TYPE_CHECKING = False  # `typing` stays out of the zygote
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+REAP_EVERY_S = 0.005
+
+
+class Keeper:
+    """Takes orders for running processes.
+
+    Args:
+        orders: Packet socket to the supervisor.
+    """
+
+    def __init__(self, orders: socket.socket) -> None:
+        self.orders = orders
+        self.running: dict[int, int] = {}
+        """Number -> process id."""
+        self.dying: dict[int, int | None] = {}
+        """Process id -> number, if its exit is to be reported."""
+        self._waits_forever = True
+
+    def receive(self, reap: Callable[[], None]) -> tuple[bytes, list[tuple[int, int, bytes]]] | None:
+        """Gives the next order and what came with it; None when there was none for a while, because ends are awaited.
+
+        Args:
+            reap: Called then.
+        """
+        if self._waits_forever == bool(self.dying):
+            self._waits_forever = not self._waits_forever
+            self.orders.settimeout(None if self._waits_forever else REAP_EVERY_S)
+        try:
+            order, ancillary, _, _ = self.orders.recvmsg(4096, _SPACE)
+        except TimeoutError:
+            reap()
+            return None
+        except ConnectionError:
+            return b"", []
+        return order, ancillary
+
+    def obey(self, kind: bytes, number: int) -> None:
+        """Obeys an order about a running process."""
+        pid = self.running.get(number, 0)
+        if kind == b"Q":
+            self.orders.send(b"P %d %d" % (number, pid))
+        elif not pid:
+            if kind == b"R":
+                self.orders.send(b"X %d -9" % number)
+        elif kind == b"I":
+            os.kill(pid, signal.SIGINT)
+        else:
+            del self.running[number]
+            self.dying[pid] = number if kind == b"R" else None
+            self.end(pid)
+
+    def end(self, pid: int) -> None:
+        """Kills a process with all that it has."""
+        os.kill(pid, signal.SIGKILL)
+
+    def reap(self) -> None:
+        """Takes leave of killed processes that have ended, and reports those that are to be reported."""
+        for pid, number in list(self.dying.items()):
+            reaped, status = os.waitpid(pid, os.WNOHANG)
+            if reaped == 0:
+                continue
+            del self.dying[pid]
+            if number is not None:
+                self.orders.send(b"X %d %d" % (number, os.waitstatus_to_exitcode(status)))
+
+
+_SPACE = socket.CMSG_SPACE(32)

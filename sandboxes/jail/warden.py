@@ -1,0 +1,208 @@
+"""The warden: the trusted parent of a session and of the session's live copies, one small process for each family.
+
+It is cloned off the zygote and holds no data. In namespaces it is process 1 of the family's, so that a copy does not
+end with what it was copied from; elsewhere it is where everything that loses its parent returns to. It makes the place
+of the session and those of the copies; the copies themselves are forked by the session, as the warden's children. It
+ends when the supervisor hangs up, and its family with it.
+
+Besides what every keeper does:
+
+    W n          open the workspace of member n: `W n` and a descriptor
+    C n m...     make places for copies m of member n: `C m place`, with a descriptor of the root where the copy has one
+                 of its own; then `D n place`: where n itself is from then on. `F n text` if that fails
+    A m pid      child `pid` is member m: `A m`, or `F m text` if it is not
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import os
+import socket
+
+from . import copying, kernel, trees, wire
+from .confinement import Place, make_folders
+from .keeper import Keeper
+
+TYPE_CHECKING = False  # `typing` stays out of the zygote
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from .confinement import Confinement, Profile
+
+_LOOK = os.O_PATH | os.O_DIRECTORY
+
+
+class Member:
+    """A session of the family.
+
+    Args:
+        place: Where its files are.
+        root: Descriptor of its root directory; -1 where it has the warden's own.
+        namespace: Descriptor of the mount namespace that the root lives in.
+    """
+
+    def __init__(self, place: Place, root: int = -1, namespace: int = -1) -> None:
+        self.place, self.root, self.namespace = place, root, namespace
+
+    def open(self, path: str) -> int:
+        """Gives a descriptor of one of its folders."""
+        if self.root < 0:
+            return os.open(path, _LOOK)
+        return os.open(path[1:], _LOOK, dir_fd=self.root)
+
+    def close(self) -> None:
+        """Closes the descriptors, which ends the mounts."""
+        for fd in (self.root, self.namespace):
+            if fd >= 0:
+                os.close(fd)
+
+
+class Warden(Keeper):
+    """Takes orders for one family.
+
+    Args:
+        orders: Packet socket to the supervisor.
+        confinement: The jail's mode.
+        profile: The family's limits.
+        number: The first member.
+        pid: Its process.
+        place: Its place.
+    """
+
+    def __init__(
+        self, orders: socket.socket, confinement: Confinement, profile: Profile, number: int, pid: int, place: Place
+    ) -> None:
+        super().__init__(orders)
+        self._confinement = confinement
+        self._profile = profile
+        self._first = place
+        self.running[number] = pid
+        self._members = {number: Member(place)}
+        self._own_namespace = -1
+
+    def serve(self) -> NoReturn:
+        """Takes orders until the supervisor hangs up; then ends the family."""
+        try:
+            while True:
+                received = self.receive(self.reap)
+                if received is None:
+                    continue
+                order, _ = received
+                if not order:
+                    break
+                kind, number, text = order.split(b" ", 2)
+                self._obey(kind, int(number), text)
+                if self.dying:
+                    self.reap()
+        finally:
+            self._end_family()
+
+    def _obey(self, kind: bytes, number: int, text: bytes) -> None:
+        if kind == b"W":
+            self._send_workspace(number)
+        elif kind == b"C":
+            try:
+                self._make_places(number, [int(copy) for copy in text.split()])
+            except OSError as error:
+                self._fail(number, str(error))
+        elif kind == b"A":
+            self._adopt(number, int(text))
+        else:
+            self.obey(kind, number)
+            if kind in (b"K", b"R") and number in self._members and number not in self.running:
+                self._members.pop(number).close()
+
+    def end(self, pid: int) -> None:
+        """Kills a member with all that it has, and nothing of the others."""
+        trees.kill_tree(pid, adopted={*self.running.values(), *self.dying})
+
+    def _end_family(self) -> NoReturn:
+        self._confinement.end_family(self._first)
+        if self._first.reserve:
+            with contextlib.suppress(ChildProcessError):
+                while True:
+                    os.waitpid(-1, 0)
+            copying.remove_tree(os.path.dirname(self._first.home))
+        os._exit(0)
+
+    def _send_workspace(self, number: int) -> None:
+        member = self._members.get(number)
+        try:
+            if member is None:
+                raise OSError("it has ended")
+            fd = member.open(member.place.home)
+        except OSError:
+            self.orders.send(b"W %d" % number)
+            return
+        self._send_with(b"W %d" % number, fd)
+        os.close(fd)
+
+    def _send_with(self, packet: bytes, fd: int) -> None:
+        self.orders.sendmsg([packet], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
+
+    def _fail(self, number: int, text: str) -> None:
+        self.orders.send(b"F %d %s" % (number, text.encode()))
+
+    # --- copies
+
+    def _make_places(self, number: int, copies: list[int]) -> None:
+        member = self._members.get(number)
+        if member is None:
+            raise OSError("the session has ended")
+        for copy in copies:
+            made = self._make_folders(member, copy) if member.place.reserve else self._make_root(member)
+            self._members[copy] = made
+            packet = b"C %d %s" % (copy, _text_of(made.place))
+            if made.root < 0:
+                self.orders.send(packet)
+            else:
+                self._send_with(packet, made.root)
+        if member.place.reserve:
+            member.place.reserve += "/next"
+            os.mkdir(member.place.reserve, 0o711)
+        self.orders.send(b"D %d %s" % (number, _text_of(member.place)))
+
+    def _make_folders(self, source: Member, copy: int) -> Member:
+        place = make_folders(f"{source.place.reserve}/{copy}", source.place.user)
+        for old, new in ((source.place.home, place.home), (source.place.tmp, place.tmp)):
+            _copy(source.open(old), os.open(new, _LOOK), place.user)
+        return Member(place)
+
+    def _make_root(self, source: Member) -> Member:
+        """Makes a mount namespace that differs from the family's in the member's own folders alone."""
+        if self._own_namespace < 0:
+            self._own_namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY)
+        home, tmp = source.place.home, source.place.tmp
+        folders = {path: source.open(path) for path in (home, tmp)}
+        kernel.unshare(kernel.CLONE_NEWNS)
+        try:
+            for path in (home, tmp):
+                kernel.unmount(path)
+            kernel.perform(self._profile.folders)
+            for path in (home, tmp):
+                _copy(folders.pop(path), os.open(path, _LOOK), 0)
+            return Member(source.place, os.open("/", _LOOK), os.open("/proc/self/ns/mnt", os.O_RDONLY))
+        finally:
+            for fd in folders.values():
+                os.close(fd)
+            kernel.enter_namespace(self._own_namespace)
+
+    def _adopt(self, number: int, pid: int) -> None:
+        if pid in self.running.values() or pid not in trees.children_of(os.getpid()):
+            self._fail(number, f"process {pid} is no new child")
+            return
+        self.running[number] = pid
+        self.orders.send(b"A %d" % number)
+
+
+def _copy(source: int, target: int, user: int) -> None:
+    try:
+        copying.copy_tree(source, target, user)
+    finally:
+        os.close(source)
+        os.close(target)
+
+
+def _text_of(place: Place) -> bytes:
+    return wire.dumps([place.home, place.tmp, place.reserve]).encode()

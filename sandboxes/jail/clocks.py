@@ -125,16 +125,20 @@ class Clocks:
         return over
 
     def _know_pids(self, sessions: list[Session]) -> bool:
-        """Whether the sessions' process ids are known; asks for those that are not, for the next look."""
+        """Whether the process ids are known that account for sessions; asks for those that are not, for the next look.
+
+        A family's only member is everything that its warden has.
+        """
         known = True
         for session in sessions:
             family = session.family
-            if family is not None and not family.warden_pid:
-                self._supervisor.ask_for_warden(family)
-                known = False
-            if not session.pid:
-                self._supervisor.order(b"Q", session)
-                known = False
+            known = known and (family is None or family.warden_pid > 0)
+            if family is not None and len(family.members) == 1:
+                continue
+            for member in [session] if family is None else family.members:
+                if not member.pid and not member.dead:
+                    self._supervisor.order(b"Q", member)
+                    known = False
         return known
 
     def _roots_of(self, session: Session, table: Table) -> list[int]:

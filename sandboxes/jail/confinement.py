@@ -7,7 +7,7 @@ import os
 import resource
 import signal
 
-from . import kernel, landlock, outer, seccomp
+from . import kernel, landlock, outer, seccomp, trees
 
 TYPE_CHECKING = False  # `typing` stays out of the zygote
 if TYPE_CHECKING:
@@ -42,12 +42,15 @@ _ADDRESS_SPACE_SLACK_MIB = 128
 """Address space beyond `memory_mib`: libraries that are mapped and never touched."""
 _SPARE_PROCESSES = 4096
 """How far a session's copies can raise the kernel's count; the supervisor counts each one's own."""
+_PROCESSES_OF_ALL = 512
+_NICENESS = 10
+"""Where sessions share a user, the kernel counts the processes of all together. This is how many they may have, and how
+far they give way, so that a fork bomb does not keep the supervisor from ending it.
+"""
 _SIGNALS = 256
 _DESCRIPTORS = 256
 _MIB = 1 << 20
 _DEVICES = ("/dev/null", "/dev/full", "/dev/random", "/dev/urandom")
-_FIRST_USER, _USERS = 0x70000000, 1 << 20
-_FIRST_SMALL_USER, _SMALL_USERS = 20_000, 40_000
 
 
 class Profile:
@@ -171,43 +174,58 @@ class _Folders:
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
+        self._as_root = os.getuid() == 0
+        self._first_user = outer.first_user() if self._as_root else 0
 
     def settle(self, number: int, profile: Profile) -> Place:
         """Makes the session's folders; what it leaves running will be this process's to end."""
         os.setsid()
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
-        return make_folders(f"{self._directory}/{number}", self._user(number))
+        user = self._first_user + number % outer.USERS if self._as_root else 0
+        return make_folders(f"{self._directory}/{number}", user)
 
-    def _user(self, number: int) -> int:
-        return 0
-
-    def _start_confining(self, place: Place, profile: Profile, processes: int | None) -> None:
+    def _start_confining(self, place: Place, profile: Profile, kept: tuple[int, ...] = ()) -> None:
+        """Moves in and becomes the session's user, if it has one. `kept` capabilities may stay for a while."""
         place.move_in()
         os.setsid()
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+        profile.apply(profile.processes if place.user else None)
+        if place.user:
+            kernel.prctl(kernel.PR_SET_KEEPCAPS, bool(kept))
+            become(place.user)
+            kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # the change of user took it, and with it /proc/self
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
-        profile.apply(processes)
 
 
 class Landlocked(_Folders):
-    """Landlock alone, which needs no privileges: sessions are ordinary processes that can open and signal no others.
+    """Landlock, which needs no privileges: sessions are ordinary processes that can open and signal no others.
+
+    Under root each has a user of its own. Should such a user be unable to reach the interpreter (one in /root), it may
+    look at everything, as far as Landlock lets it open that.
 
     Args:
         directory: Where sessions have their folders.
         look: Folders that sessions may read, see `landlock.Folders`.
         names: Folders whose entries they may list.
+        needed: Folders that the interpreter cannot do without.
 
     Raises:
         OSError: This kernel's Landlock does not keep signals apart.
     """
 
-    def __init__(self, directory: str, look: list[str], names: list[str]) -> None:
+    def __init__(self, directory: str, look: list[str], names: list[str], needed: list[str]) -> None:
         super().__init__(directory)
         if landlock.version() < landlock.NEEDED_VERSION:
             raise OSError(f"its Landlock has version {landlock.version()}, not {landlock.NEEDED_VERSION}")
         self._folders = landlock.Folders(look, names, _DEVICES)
         self._scope = landlock.scope_ruleset()
-        self._filter = seccomp.session_filter(chroot=False, shares_processes=True, shares_user=True)
+        self._kept: tuple[int, ...] = ()
+        self._most_processes = 0
+        if not self._as_root:
+            self._most_processes = trees.threads_of(os.getuid()) + _PROCESSES_OF_ALL
+        elif not outer.can_reach(self._first_user, needed):
+            self._kept = (kernel.CAP_DAC_READ_SEARCH,)
+        self._filter = seccomp.session_filter(chroot=False, shares_processes=True, shares_user=not self._as_root)
 
     def settle(self, number: int, profile: Profile) -> Place:
         """Makes the session's folders, and enters a domain in which the session's own will be nested."""
@@ -222,9 +240,15 @@ class Landlocked(_Folders):
 
     def confine(self, place: Place, profile: Profile, forkable: bool) -> None:
         """Gives up everything that the session's code must not have."""
-        self._start_confining(place, profile, _SPARE_PROCESSES)
+        self._start_confining(place, profile, self._kept)
+        if self._most_processes:
+            _set_limit(resource.RLIMIT_NPROC, self._most_processes)
+            os.nice(_NICENESS)
+        kernel.perform([kernel.capabilities(*self._kept, inherit=True)])
+        for capability in self._kept:
+            kernel.pass_on(capability)
         ruleset = self._folders.ruleset([place.home, place.tmp, place.reserve])
-        kernel.perform([kernel.capabilities(), landlock.enter(ruleset), self._filter])
+        kernel.perform([landlock.enter(ruleset), self._filter])
         os.close(ruleset)
 
     def confine_again(self, place: Place) -> None:
@@ -247,20 +271,12 @@ class Users(_Folders):
 
     def __init__(self, directory: str) -> None:
         super().__init__(directory)
-        large = outer.exists(_FIRST_USER) and outer.exists(_FIRST_USER + _USERS)
-        self._first, self._count = (_FIRST_USER, _USERS) if large else (_FIRST_SMALL_USER, _SMALL_USERS)
         self._scope = landlock.scope_ruleset()
         self._filter = seccomp.session_filter(chroot=False, shares_processes=True, shares_user=False)
 
-    def _user(self, number: int) -> int:
-        return self._first + number % self._count
-
     def confine(self, place: Place, profile: Profile, forkable: bool) -> None:
         """Becomes the session's user and gives up everything else."""
-        self._start_confining(place, profile, profile.processes)
-        become(place.user)
-        kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # the change of user took it, and with it /proc/self
-        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+        self._start_confining(place, profile)
         steps = [kernel.capabilities(), self._filter]
         if self._scope >= 0:
             steps.insert(1, landlock.enter(self._scope))
@@ -272,7 +288,7 @@ class Users(_Folders):
 
     def end_family(self, place: Place) -> None:
         """Kills all processes of the session's user, as that user."""
-        if place.user < min(_FIRST_USER, _FIRST_SMALL_USER):
+        if place.user < self._first_user or not self._as_root:
             raise ValueError(f"no session runs as user {place.user}")
         pid = os.fork()
         if pid == 0:

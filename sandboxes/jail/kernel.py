@@ -34,8 +34,11 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
 MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
 MNT_DETACH = 2
 
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_GET_TID_ADDRESS = 1, 4, 36, 38, 40
-CAP_SYS_CHROOT = 18
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_CHILD_SUBREAPER = 1, 4, 8, 36
+PR_SET_NO_NEW_PRIVS, PR_GET_TID_ADDRESS, PR_CAP_AMBIENT = 38, 40, 47
+CAP_DAC_READ_SEARCH, CAP_SETGID, CAP_SETUID, CAP_SYS_CHROOT = 2, 6, 7, 18
+CAPS_OF_KEEPERS = (0, 1, CAP_DAC_READ_SEARCH, 3, 5, CAP_SETGID, CAP_SETUID, 19)
+"""CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, KILL, SETGID, SETUID, SYS_PTRACE."""
 RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS = 0x10, 0x02
 
 _NUMBERS = {  # name: (x86-64, aarch64); the calls since Linux 5.3 have one number everywhere
@@ -182,11 +185,23 @@ def open_in_root(directory: int, path: str, flags: int, mode: int = 0) -> int:
     return fd
 
 
-def capabilities(*kept: int) -> Step:
-    """Gives up every other capability of the process; with no_new_privs none can come back."""
+def capabilities(*kept: int, inherit: bool = False) -> Step:
+    """Gives up every other capability of the process; with no_new_privs none can come back.
+
+    Args:
+        kept: What it keeps; small numbers only.
+        inherit: Whether programs that it runs may keep them, too.
+    """
     mask = sum(1 << capability for capability in kept)
-    header, data = struct.pack("Ii", 0x20080522, 0), struct.pack("6I", mask, mask, 0, 0, 0, 0)
+    inheritable = mask if inherit else 0
+    header, data = struct.pack("Ii", 0x20080522, 0), struct.pack("6I", mask, mask, inheritable, 0, 0, 0)
     return libc.syscall, (NR["capset"], header, data), "capset"
+
+
+def pass_on(capability: int) -> None:
+    """Has programs that this process runs keep a capability, which it must have as inheritable."""
+    ambient_raise = 2
+    check(libc.prctl(PR_CAP_AMBIENT, ambient_raise, ctypes.c_ulong(capability), 0, 0), "PR_CAP_AMBIENT_RAISE")
 
 
 def set_no_new_privileges() -> None:

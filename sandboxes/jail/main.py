@@ -67,7 +67,7 @@ def _enter(config: dict[str, Any], outer: types.ModuleType) -> None:
         outer.enter(config["prefixes"], config["hidden"], _FOLDER)
     elif config["isolation"] != "none":
         config["look"] = config["look"] or outer.visible_folders()
-        outer.lose_privileges(config["isolation"], config["directory"], [_FOLDER, *config["prefixes"]])
+        outer.lose_privileges(config["isolation"])
 
 
 def _clone_sessions(orders: socket.socket, config: dict[str, Any]) -> NoReturn:

@@ -14,6 +14,9 @@ import signal
 from . import kernel
 
 _FIRST_JAIL_ID = 0x70000000  # user ids that no account has; each jail of a machine gets another one
+_FIRST_USER, _FIRST_SMALL_USER = 0x71000000, 20_000
+USERS = 40_000
+"""How many ids there are for sessions; the smaller ones are for containers that map few."""
 _SYSTEM = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
 _ETC = ("/etc/ld.so.cache", "/etc/alternatives")
 _DEVICES = {"full": "full", "null": "null", "random": "random", "urandom": "urandom", "zero": "full"}
@@ -66,33 +69,38 @@ def enter(prefixes: list[str], hidden: list[str], jail_files: str) -> None:
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)  # after the change of user, which clears it
 
 
-def lose_privileges(isolation: str, directory: str, needed: list[str]) -> None:
+def lose_privileges(isolation: str) -> None:
     """What takes the outer jail's place where there are no namespaces.
 
-    With `landlock`, root becomes a user that exists nowhere else and takes the sessions' folder along, if that user can
-    reach what is needed; with `uid`, it stays the root of its container, so that it can give each session a user.
-
-    Args:
-        isolation: The mode.
-        directory: The sessions' folder.
-        needed: Folders that the interpreter cannot do without.
+    Root stays root, without most of its capabilities: it gives each session a user of its own. With `landlock`, an
+    ordinary user does without that.
 
     Raises:
-        OSError: The kernel refuses a step.
+        OSError: The kernel refuses a step, or root lacks what it needs.
     """
-    if isolation == "landlock":
-        jail_id = _FIRST_JAIL_ID + os.getpid()
-        if os.getuid() == 0 and exists(jail_id) and _can_reach(jail_id, needed):
-            os.chown(directory, jail_id, jail_id)
-            os.setgroups([])
-            os.setresgid(jail_id, jail_id, jail_id)
-            os.setresuid(jail_id, jail_id, jail_id)
-        kernel.perform([kernel.capabilities()])
+    if os.getuid() == 0:
+        if not (exists(first_user()) and _has(kernel.CAP_SETUID) and _has(kernel.CAP_SETGID)):
+            raise OSError("root without the capabilities SETUID and SETGID cannot give sessions users of their own")
+        kernel.perform([kernel.capabilities(*(kept for kept in kernel.CAPS_OF_KEEPERS if _has(kept)))])
+    elif isolation == "uid":
+        raise OSError("it is not root")
     kernel.set_no_new_privileges()
 
 
-def _can_reach(uid: int, folders: list[str]) -> bool:
-    """Whether another user can read folders; asked as that user."""
+def first_user() -> int:
+    """The first of `USERS` user ids that nobody else has."""
+    return _FIRST_USER if exists(_FIRST_USER) and exists(_FIRST_USER + USERS) else _FIRST_SMALL_USER
+
+
+def _has(capability: int) -> bool:
+    for line in _read("/proc/self/status").splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) >> capability & 1)
+    return False
+
+
+def can_reach(uid: int, folders: list[str]) -> bool:
+    """Whether another user can read folders; asked as that user, by root."""
     os.seteuid(uid)
     try:
         return all(os.access(folder, os.R_OK | os.X_OK, effective_ids=True) for folder in folders)

@@ -224,10 +224,6 @@ class Supervisor:
         keeper = self._orders if session.family is None else session.family.orders
         keeper.send(b"%s %d %s" % (kind, session.number, text))
 
-    def ask_for_warden(self, family: Family) -> None:
-        """Asks the zygote for the process id of a family's warden."""
-        self._orders.send(b"Q %d " % family.number)
-
     def _on_zygote(self) -> None:
         while (received := self._orders.receive()) is not None:
             packet, fds = received

@@ -31,6 +31,17 @@ def descendants_of(pid: int) -> list[int]:
     return found
 
 
+def threads_of(user: int) -> int:
+    """Gives the number of threads that a user has, as RLIMIT_NPROC counts them."""
+    total = 0
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError):
+                if os.stat(f"/proc/{name}").st_uid == user:
+                    total += len(os.listdir(f"/proc/{name}/task"))
+    return total
+
+
 def kill_tree(pid: int, adopted: Container[int]) -> None:
     """Kills a child of this process with everything below it, and what of that has come to this process meanwhile.
 

@@ -5,7 +5,8 @@ number and a text) and descriptors; whatever a session inherits by fork was ther
 
     L k {json}   limits number k
     S n k        spawn session n, which runs once, with limits k; its three or four descriptors come along
-    F n k        spawn session n with a warden, whose end of a packet socket comes first among the descriptors
+    F n k        spawn session n with a warden, whose end of a packet socket comes first among the descriptors;
+                 `P n pid` tells the warden's process
     D n          session n's warden is ending: take leave of it
 
 and what every keeper does, for the sessions without a warden. What costs here is memory pages that a clone writes to: a
@@ -53,7 +54,7 @@ def confinement_of(config: dict[str, Any]) -> Confinement:
     if isolation == "namespaces":
         return Namespaces()
     if isolation == "landlock":
-        return Landlocked(directory, config["look"], config["names"])
+        return Landlocked(directory, config["look"], config["names"], config["prefixes"])
     if isolation == "uid":
         return Users(directory)
     return Bare(directory)
@@ -113,8 +114,6 @@ class Zygote(Keeper):
             self._profiles[number] = Profile(json.loads(text))
         elif kind == b"D":
             self._dismiss(int(number))
-        elif kind == b"Q" and int(number) in self._wardens:
-            self.orders.send(b"P %s %d" % (number, self._wardens[int(number)]))
         elif kind == b"W":
             self._send_workspace(int(number))
         else:
@@ -128,7 +127,11 @@ class Zygote(Keeper):
             return
         if pid == 0:
             self._become(number, profile, fds, has_warden)
-        (self._wardens if has_warden else self.running)[number] = pid
+        if has_warden:
+            self._wardens[number] = pid
+            self.orders.send(b"P %d %d" % (number, pid))
+        else:
+            self.running[number] = pid
 
     def end(self, pid: int) -> None:
         """Kills a session without a warden."""

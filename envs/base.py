@@ -11,7 +11,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar, cast
@@ -118,6 +118,7 @@ class ToolEnv(gym.Env[str, str]):
 
     metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012 (declared so by Gymnasium)
     can_fork: ClassVar[bool] = False
+    """Whether live episodes can be copied; see `fork`."""
     _arguments: tuple[tuple[Any, ...], dict[str, Any]]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -156,6 +157,10 @@ class ToolEnv(gym.Env[str, str]):
     def _grade(self) -> Grade:
         """Grades what stands when the turns run out."""
         return NO_GRADE
+
+    def _fork_into(self, copies: Sequence[Any]) -> None:
+        """Gives copies of this environment its own state, where `can_fork` says that it can."""
+        raise NotImplementedError
 
     def _recover(self) -> None:
         """Rebuilds state after a failure of infrastructure, so that the step can be tried once more."""
@@ -239,6 +244,41 @@ class ToolEnv(gym.Env[str, str]):
         self.telemetry.seconds += time.perf_counter() - began
         info = self._info([chat.tool(observation)], parse_error=parse_error, grade=grade, reason=reason)
         return observation, float(grade.reward) if grade else 0.0, terminated, False, info
+
+    def fork(self, n: int) -> list[Self]:
+        """Gives `n` independent environments in the middle of this one's episode.
+
+        The agent's state, the turns taken and the random state are copies: what is done in one changes no other. This
+        one goes on, too.
+
+        For trees of turns and for groups that branch from the middle of an episode; they are closed one by one.
+
+        Raises:
+            ConfigError: This environment cannot be forked, or `n` is no number of copies.
+            ResetNeeded: There is no episode, or it has ended.
+            EnvironmentFailure: Infrastructure failed.
+        """
+        if not self.can_fork:
+            raise ConfigError(f"{type(self).__name__} cannot be forked")
+        if type(n) is not int or n < 1:
+            raise ConfigError(f"n={n!r}: must be a whole number of copies")
+        state = self._current
+        if state.ended:
+            raise gym.error.ResetNeeded("the episode has ended: call reset() before fork()")
+        copies = [self._copied(state) for _ in range(n)]
+        try:
+            self._retried(lambda: self._fork_into(copies))
+        except SandboxDied as error:
+            raise EnvironmentFailure("sandbox_died", str(error)) from error
+        return copies
+
+    def _copied(self, state: _EpisodeState) -> Self:
+        args, kwargs = self._arguments
+        made = type(self)(*args, **kwargs)
+        made.spec = self.spec
+        made._state = replace(state, log=list(state.log))
+        made._np_random, made._np_random_seed = copy.deepcopy(self._np_random), self._np_random_seed
+        return made
 
     def render(self) -> str | None:  # type: ignore[override]
         """The transcript so far, when `render_mode="ansi"`."""

@@ -58,6 +58,8 @@ class CodeSandboxEnv(ToolEnv):
         SandboxUnavailable: On the first use: this machine has no such sandbox; the message says what to change.
     """
 
+    can_fork = True
+
     def __init__(
         self,
         *,
@@ -157,6 +159,11 @@ class CodeSandboxEnv(ToolEnv):
 
     def _recover(self) -> None:
         self._session.recover()
+
+    def _fork_into(self, copies: Sequence[Any]) -> None:
+        for copy, session in zip(copies, self._session.fork(len(copies)), strict=True):
+            copy._session.close()
+            copy._session, copy._program = session, self._program
 
     def _grade(self) -> Grade:
         return _hidden_tests_grade(False)  # submitting ends the episode, so nothing stands when turns run out

@@ -125,6 +125,14 @@ class Runner(Protocol):
         """
         ...
 
+    def fork(self, n: int) -> Sequence[Runner]:
+        """Gives `n` runners with live copies of the agent's session.
+
+        Raises:
+            SandboxDied: Infrastructure failed; what the session held is lost.
+        """
+        ...
+
     def reset(self) -> None:
         """Forgets the agent's session; the next run gets a fresh one."""
         ...
@@ -182,6 +190,16 @@ class SandboxRunner:
                 stop_at_first_failure=True,
             )
         return Verdict(passed=report.passed, repeatable=report.status in REPEATABLE)
+
+    def fork(self, n: int) -> list[SandboxRunner]:
+        """See `Runner.fork`; a session that was not opened yet is opened by each copy for itself."""
+        copies = [SandboxRunner(self._config, self._limits) for _ in range(n)]
+        if self._session is not None:
+            with self._restarts_are_failures():
+                sessions = self._session.fork(n)
+            for copy, session in zip(copies, sessions, strict=True):
+                copy._session, copy._can_test, copy._has_worked = session, self._can_test, True
+        return copies
 
     def reset(self) -> None:
         """Closes the session; the next run opens a fresh one."""
@@ -265,6 +283,10 @@ class InProcessRunner:
         except Exception:
             passed = False
         return Verdict(passed=passed)
+
+    def fork(self, n: int) -> Sequence[Runner]:
+        """Not possible: what programs defined refers to the one namespace that they ran in."""
+        raise NotImplementedError("programs that run in this process cannot be copied")
 
     def reset(self) -> None:
         """Forgets everything that programs defined."""

@@ -31,7 +31,7 @@ class ProgramSession:
         verdicts: ProgramMemory[Verdict] | None = None,
         source: Hashable = None,
     ) -> None:
-        self._runner = runner
+        self._runner, self._source = runner, source
         reusable = runner.scope is not None
         self._runs, self._verdicts = (runs, verdicts) if reusable else (None, None)
         self._scope = (runner.scope, source)
@@ -49,6 +49,13 @@ class ProgramSession:
         """After a failure of infrastructure: the next program finds a fresh session in the state that was lost."""
         self._runner.reset()
         self._unsent = list(self._state)
+
+    def fork(self, n: int) -> list[ProgramSession]:
+        """Gives `n` independent copies; raises `SandboxDied` like the runner."""
+        copies = [ProgramSession(runner, self._runs, self._verdicts, self._source) for runner in self._runner.fork(n)]
+        for copy in copies:
+            copy._state, copy._unsent = list(self._state), list(self._unsent)
+        return copies
 
     def run(self, task: Task, program: str) -> RunReport:
         """Runs a program and the visible tests; raises `SandboxDied` like the runner, and can then be called again."""

@@ -79,6 +79,10 @@ class CodeExpert:
         self._turn = 0
         self._flips = 0
 
+    def reseed(self, seed: int) -> None:
+        """Draws differently from here on: for a copy of this expert in a copy of its episode."""
+        self._rng = random.Random(derive_seed(seed, "branch", self.habits.quality))
+
     def act(self, observation: str, info: Mapping[str, Any]) -> str:
         """Gives the next action."""
         self._turn += 1

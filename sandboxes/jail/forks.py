@@ -171,11 +171,11 @@ class Forks:
         self._send_places(fork)
 
     def _drop_copies(self, fork: _Fork) -> None:
-        for fds in fork.theirs.values():
+        copies, theirs, fork.copies, fork.theirs = fork.copies, fork.theirs, {}, {}
+        for fds in theirs.values():
             self._close(fds)
-        for copy in fork.copies.values():
+        for copy in copies.values():
             self._supervisor.destroy(copy)
-        fork.copies, fork.theirs = {}, {}
 
     def _fail(self, fork: _Fork, reason: str, answer: bool = True) -> None:
         """Gives up when the session may have forked already: it is not to be trusted with its own state any more."""
@@ -197,5 +197,5 @@ class Forks:
 
 def _whole_numbers(said: Any) -> list[int]:
     """What a session sent as a list of whole numbers, or an empty list if that is not one."""
-    kind: Any = type(said)
-    return said if kind is list and all(type(item) is int for item in said) else []
+    items: Any = said if hasattr(said, "append") else []
+    return items if all(type(item) is int for item in items) else []

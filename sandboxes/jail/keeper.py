@@ -10,6 +10,7 @@ A parent's signals never reach a process that merely has a recycled id. The zygo
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 
@@ -17,7 +18,7 @@ TYPE_CHECKING = False  # `typing` stays out of the zygote
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-REAP_EVERY_S = 0.005
+REAP_EVERY_MS = 5
 
 
 class Keeper:
@@ -33,7 +34,8 @@ class Keeper:
         """Number -> process id."""
         self.dying: dict[int, int | None] = {}
         """Process id -> number, if its exit is to be reported."""
-        self._waits_forever = True
+        self._poll = select.poll()
+        self._poll.register(orders.fileno(), select.POLLIN)
 
     def receive(self, reap: Callable[[], None]) -> tuple[bytes, list[tuple[int, int, bytes]]] | None:
         """Gives the next order and what came with it; None when there was none for a while, because ends are awaited.
@@ -41,14 +43,11 @@ class Keeper:
         Args:
             reap: Called then.
         """
-        if self._waits_forever == bool(self.dying):
-            self._waits_forever = not self._waits_forever
-            self.orders.settimeout(None if self._waits_forever else REAP_EVERY_S)
-        try:
-            order, ancillary, _, _ = self.orders.recvmsg(4096, _SPACE)
-        except TimeoutError:
+        if self.dying and not self._poll.poll(REAP_EVERY_MS):
             reap()
             return None
+        try:
+            order, ancillary, _, _ = self.orders.recvmsg(4096, _SPACE)
         except ConnectionError:
             return b"", []
         return order, ancillary

@@ -106,7 +106,7 @@ def socket_memory_mib(roots: Iterable[int], table: Table) -> float:
         try:
             fds += [f"/proc/{pid}/fd/{name}" for name in os.listdir(f"/proc/{pid}/fd")]
         except OSError:
-            unseen += 1  # it hides them
+            unseen += not _has_ended(pid)  # it hides them
     if len(fds) + unseen * _MOST_FDS <= _USUAL_FDS:
         return 0.0
     sockets: set[str] = set()
@@ -116,6 +116,14 @@ def socket_memory_mib(roots: Iterable[int], table: Table) -> float:
             if target.startswith("socket:"):
                 sockets.add(target)
     return (len(sockets) + unseen * _MOST_FDS) * _SOCKET_MIB
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+    except OSError:
+        return True
 
 
 def proportional_memory_mib(roots: Iterable[int], table: Table) -> float:

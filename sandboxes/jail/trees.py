@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterable
 
 _MOST_ROUNDS = 2000
+_EMPTY_LOOKS = 2
+"""The kernel's list of children misses some while others end."""
 
 
 def children_of(pid: int) -> list[int]:
@@ -31,6 +33,15 @@ def descendants_of(pid: int) -> list[int]:
     return found
 
 
+def is_child(pid: int) -> bool:
+    """Whether a process is a child of this one."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[1]) == os.getpid()
+    except OSError:
+        return False
+
+
 def threads_of(user: int) -> int:
     """Gives the number of threads that a user has, as RLIMIT_NPROC counts them."""
     total = 0
@@ -42,20 +53,31 @@ def threads_of(user: int) -> int:
     return total
 
 
-def kill_tree(pid: int, adopted: Container[int]) -> None:
-    """Kills a child of this process with everything below it, and what of that has come to this process meanwhile.
+def kill_tree(pid: int) -> None:
+    """Kills a child of this process with everything below it.
 
-    A process that is killed can have had a child in that moment; it is found the next time round, as a child of this
-    process, unless `adopted` names it.
+    What is below can lose its parent meanwhile, and comes to this process then: see `kill_strays`.
     """
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
+    _kill([pid])
     for _ in range(_MOST_ROUNDS):
-        strays = [child for child in children_of(os.getpid()) if child != pid and child not in adopted]
-        below = [other for root in (pid, *strays) for other in descendants_of(root)]
-        if not strays and not below:
+        below = descendants_of(pid)
+        if not below:
             return
-        _kill(below + strays)
+        _kill(below)
+
+
+def kill_strays(adopted: Container[int]) -> None:
+    """Kills all children of this process that `adopted` does not name, with everything below them.
+
+    A process that is killed can have had a child in that moment; it is found the next time round.
+    """
+    empty = 0
+    for _ in range(_MOST_ROUNDS):
+        strays = [child for child in children_of(os.getpid()) if child not in adopted]
+        empty = 0 if strays else empty + 1
+        if empty == _EMPTY_LOOKS:
+            return
+        _kill([*(below for stray in strays for below in descendants_of(stray)), *strays])
         for stray in strays:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(stray, os.WNOHANG)

@@ -80,23 +80,23 @@ class Warden(Keeper):
         self.running[number] = pid
         self._members = {number: Member(place)}
         self._own_namespace = -1
+        self._expected: set[int] = set()
+        """Copies that have places and are not adopted yet."""
+        self._has_strays = False
 
     def serve(self) -> NoReturn:
         """Takes orders until the supervisor hangs up; then ends the family."""
-        try:
-            while True:
-                received = self.receive(self.reap)
-                if received is None:
-                    continue
-                order, _ = received
-                if not order:
-                    break
-                kind, number, text = order.split(b" ", 2)
-                self._obey(kind, int(number), text)
-                if self.dying:
-                    self.reap()
-        finally:
-            self._end_family()
+        while True:
+            received = self.receive(self.reap)
+            if received is None:
+                continue
+            order, _ = received
+            if not order:
+                self._end_family()
+            kind, number, text = order.split(b" ", 2)
+            self._obey(kind, int(number), text)
+            if self.dying:
+                self.reap()
 
     def _obey(self, kind: bytes, number: int, text: bytes) -> None:
         if kind == b"W":
@@ -112,10 +112,20 @@ class Warden(Keeper):
             self.obey(kind, number)
             if kind in (b"K", b"R") and number in self._members and number not in self.running:
                 self._members.pop(number).close()
+                self._expected.discard(number)
+                self._kill_strays()
 
     def end(self, pid: int) -> None:
         """Kills a member with all that it has, and nothing of the others."""
-        trees.kill_tree(pid, adopted={*self.running.values(), *self.dying})
+        trees.kill_tree(pid)
+        self._has_strays = True
+        self._kill_strays()
+
+    def _kill_strays(self) -> None:
+        """Kills what dead members left, but not while there may be copies that were born and not adopted yet."""
+        if self._has_strays and not self._expected:
+            self._has_strays = False
+            trees.kill_strays(adopted={*self.running.values(), *self.dying})
 
     def _end_family(self) -> NoReturn:
         self._confinement.end_family(self._first)
@@ -153,6 +163,7 @@ class Warden(Keeper):
         for copy in copies:
             made = self._make_folders(member, copy) if member.place.reserve else self._make_root(member)
             self._members[copy] = made
+            self._expected.add(copy)
             packet = b"C %d %s" % (copy, _text_of(made.place))
             if made.root < 0:
                 self.orders.send(packet)
@@ -189,10 +200,12 @@ class Warden(Keeper):
             kernel.enter_namespace(self._own_namespace)
 
     def _adopt(self, number: int, pid: int) -> None:
-        if pid in self.running.values() or pid not in trees.children_of(os.getpid()):
+        if pid in self.running.values() or not trees.is_child(pid):
             self._fail(number, f"process {pid} is no new child")
             return
         self.running[number] = pid
+        self._expected.discard(number)
+        self._kill_strays()
         self.orders.send(b"A %d" % number)
 
 

@@ -159,7 +159,8 @@ class Zygote(Keeper):
             if pid not in self.dying:
                 del self._leaving[pid]
             elif now > latest:
-                trees.kill_tree(pid, adopted={*self.running.values(), *self._wardens.values(), *self.dying})
+                trees.kill_tree(pid)
+                trees.kill_strays(adopted={*self.running.values(), *self._wardens.values(), *self.dying})
                 del self._leaving[pid]
 
     def _send_workspace(self, number: int) -> None:
@@ -183,8 +184,7 @@ class Zygote(Keeper):
                 with contextlib.suppress(ChildProcessError):
                     if os.waitpid(-1, os.WNOHANG)[0] == 0:
                         time.sleep(0.005)
-            for pid in trees.children_of(os.getpid()):
-                trees.kill_tree(pid, adopted=())
+            trees.kill_strays(adopted=())
         os._exit(0)
 
     # --- in new processes
@@ -209,6 +209,8 @@ class Zygote(Keeper):
             os._exit(1)
         try:
             Warden(self.orders, self._confinement, profile, number, pid, place).serve()
+        except BaseException as error:
+            self.orders.send(b"E %d the warden failed: %s" % (number, repr(error).encode()))
         finally:
             os._exit(1)
 

@@ -56,11 +56,12 @@ def inside(path: str) -> str:
     """Gives a path relative to the workspace.
 
     Raises:
-        OSError: It is absolute and not below /workspace, empty, or no path at all.
+        OSError: It is absolute and not below /workspace, climbs out of it, is empty, or no path at all.
     """
     if path == _ROOT or path.startswith(_ROOT + "/"):
         path = path[len(_ROOT) :].lstrip("/")
-    if not path or path.startswith("/") or "\0" in path or not _is_encodable(path):
+    climbs = os.path.normpath(path).split("/")[0] == ".."  # `open_in_root` would take it for a path below the root
+    if not path or path.startswith("/") or climbs or "\0" in path or not _is_encodable(path):
         raise OSError(errno.EINVAL, "not a path in the workspace", path)
     return path
 

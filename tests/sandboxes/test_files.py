@@ -33,11 +33,15 @@ def test_the_session_owns_what_is_written(sandbox: Sandbox) -> None:
     assert sandbox.exec("import os\nopen('folder/mine.txt', 'a').write('2')\nos.remove('folder/mine.txt')").ok
 
 
-@pytest.mark.parametrize("path", ["missing", "folder", "", "/etc/passwd", "/", "a\0b", "/workspace/../etc/passwd"])
+@pytest.mark.parametrize(
+    "path", ["missing", "folder", "", "/etc/passwd", "/", "a\0b", "/workspace/../etc/passwd", "../a", "folder/../../a"]
+)
 def test_what_is_no_file_of_the_workspace_is_refused(sandbox: Sandbox, path: str) -> None:
     sandbox.exec("import os\nos.mkdir('folder')")
     with pytest.raises(SandboxError):
         sandbox.read_file(path)
+    with pytest.raises(SandboxError):
+        sandbox.write_file("folder" if path == "missing" else path, b"1")
     assert sandbox.exec("1").ok
 
 

@@ -173,6 +173,8 @@ def _run_command(argv: list[str], stdin: bytes) -> Outcome:
             _, status = os.waitpid(pid, 0)
         except KeyboardInterrupt:
             status = signal.SIGINT
+        with contextlib.suppress(OSError):
+            os.killpg(pid, signal.SIGKILL)  # what a shell starts with `&` ignores the interrupt
     exit_status = os.waitstatus_to_exitcode(status)
     if exit_status == 0:
         return OK

@@ -225,6 +225,14 @@ def test_a_command_that_takes_too_long_is_stopped(sandbox: Sandbox) -> None:
     assert sandbox.exec("x").stdout == "7\n"
 
 
+def test_what_a_stopped_command_left_in_the_background_is_stopped_too(sandbox: Sandbox) -> None:
+    ticking = "(while :; do echo tick >> ticks; sleep 0.02; done) & wait"
+    assert sandbox.run(["sh", "-c", ticking], timeout_s=0.3).status is ExecStatus.TIMEOUT
+    ticks = sandbox.read_file("ticks")
+    time.sleep(0.2)
+    assert sandbox.read_file("ticks") == ticks
+
+
 def test_two_threads_of_one_session_take_turns(sandbox: Sandbox) -> None:
     import threading
 

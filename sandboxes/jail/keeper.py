@@ -2,7 +2,7 @@
 
 A parent's signals never reach a process that merely has a recycled id. The zygote is one, each warden is another.
 
-    I n          interrupt process n
+    I n          interrupt process n; `I n` when that is done
     K n, R n     kill process n; R wants to know how it ended: `X n status`
     Q n          which process is n? `P n pid`
 """
@@ -57,11 +57,13 @@ class Keeper:
         pid = self.running.get(number, 0)
         if kind == b"Q":
             self.orders.send(b"P %d %d" % (number, pid))
+        elif kind == b"I":
+            if pid:
+                os.kill(pid, signal.SIGINT)
+            self.orders.send(b"I %d" % number)
         elif not pid:
             if kind == b"R":
                 self.orders.send(b"X %d -9" % number)
-        elif kind == b"I":
-            os.kill(pid, signal.SIGINT)
         else:
             del self.running[number]
             self.dying[pid] = number if kind == b"R" else None

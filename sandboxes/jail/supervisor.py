@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import select
 import socket
@@ -256,6 +257,8 @@ class Supervisor:
                 os.close(fd)
         elif kind == b"P":
             session.pid = int(rest[0])
+        elif kind == b"I":
+            self._on_interrupted(session)
         elif kind == b"W":
             self._access_file(session, fds[0] if fds else -1)
         elif kind == b"E":
@@ -297,7 +300,17 @@ class Supervisor:
             else:
                 self._on_result(session, call, head, body)
 
+    def _on_interrupted(self, session: Session) -> None:
+        call = session.call
+        if call is not None:
+            call.interrupt_arrived = True
+            if call.held is not None:
+                self._on_result(session, call, *call.held)
+
     def _on_result(self, session: Session, call: Call, head: dict[str, Any], body: bytes) -> None:
+        if call.interrupted and not call.interrupt_arrived:
+            call.held, call.deadline = (head, body), math.inf
+            return
         status, exit_status, message = head.get("s"), head.get("x"), head.get("m")
         status = _STATUSES.get(status, "error") if type(status) is str else "error"
         if type(exit_status) is not int or not -128 < exit_status < 256:

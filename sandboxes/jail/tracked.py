@@ -64,6 +64,9 @@ class Call:
     breach: tuple[str, str] | None = None
     """Status and message of the limit that ended this call, once one did."""
     interrupted: bool = False
+    held: tuple[dict[str, Any], bytes] | None = None
+    """Its result, if that came before its interrupt: until the interrupt is there it might hit the next call."""
+    interrupt_arrived: bool = False
     cpu_before_s: float | None = None
     output_watched: bool = False
 

@@ -31,6 +31,14 @@ def supervisor_pid() -> int:
     raise AssertionError("no jail")
 
 
+def warden_pid() -> int:
+    """The parent of the newest session, a child of the zygote, which is a child of the supervisor."""
+    pid = supervisor_pid()
+    for _ in range(2):
+        pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[-1])
+    return pid
+
+
 def count_fds() -> int:
     return len(os.listdir("/proc/self/fd"))
 
@@ -250,6 +258,16 @@ def test_the_root_of_a_rootless_container_needs_nothing_more() -> None:
         capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert ran.stdout == "0 42\n\n", ran.stderr
+
+
+def test_an_interrupt_that_comes_late_does_not_hit_the_next_call() -> None:
+    with open_sandbox() as sandbox:
+        assert sandbox.exec("import time").ok
+        warden = warden_pid()  # it is what interrupts its session
+        os.kill(warden, signal.SIGSTOP)
+        threading.Timer(0.6, os.kill, (warden, signal.SIGCONT)).start()
+        assert sandbox.exec("time.sleep(0.3)", timeout_s=0.1).status is ExecStatus.TIMEOUT
+        assert sandbox.exec("time.sleep(0.6)\n5").stdout == "5\n"
 
 
 def test_shutdown_leaves_no_descriptors() -> None:

@@ -1,0 +1,1 @@
+"""What every sandbox promises, as checks: one subject per file. `sandboxes.self_check` runs them."""

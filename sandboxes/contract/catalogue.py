@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from . import limits, output, state, statuses
+from . import commands, files, limits, output, state, statuses
 from .bench import Bench, Check
 
 _SUBJECTS: dict[str, Sequence[Callable[[Bench], None]]] = {
@@ -12,6 +12,8 @@ _SUBJECTS: dict[str, Sequence[Callable[[Bench], None]]] = {
     "statuses": statuses.CHECKS,
     "limits": limits.CHECKS,
     "output": output.CHECKS,
+    "files": files.CHECKS,
+    "commands": commands.CHECKS,
 }
 _NEEDS = {"forks": "fork"}
 """Subject -> the optional capability that it is about."""

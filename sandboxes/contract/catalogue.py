@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from . import commands, files, limits, output, state, statuses
+from . import commands, files, isolation, life, limits, neighbours, output, state, statuses
 from .bench import Bench, Check
 
 _SUBJECTS: dict[str, Sequence[Callable[[Bench], None]]] = {
@@ -14,6 +14,9 @@ _SUBJECTS: dict[str, Sequence[Callable[[Bench], None]]] = {
     "output": output.CHECKS,
     "files": files.CHECKS,
     "commands": commands.CHECKS,
+    "life": life.CHECKS,
+    "neighbours": neighbours.CHECKS,
+    "isolation": isolation.CHECKS,
 }
 _NEEDS = {"forks": "fork"}
 """Subject -> the optional capability that it is about."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from . import commands, files, isolation, life, limits, neighbours, output, state, statuses
+from . import commands, files, forks, isolation, life, limits, neighbours, output, state, statuses
 from .bench import Bench, Check
 
 _SUBJECTS: dict[str, Sequence[Callable[[Bench], None]]] = {
@@ -17,6 +17,7 @@ _SUBJECTS: dict[str, Sequence[Callable[[Bench], None]]] = {
     "life": life.CHECKS,
     "neighbours": neighbours.CHECKS,
     "isolation": isolation.CHECKS,
+    "forks": forks.CHECKS,
 }
 _NEEDS = {"forks": "fork"}
 """Subject -> the optional capability that it is about."""

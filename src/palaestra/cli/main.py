@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from . import demos, envs, evaluate, report, train
+from . import demos, doctor, envs, evaluate, report, train
 from .errors import DEBUG_OPTION, ErrorReportingGroup
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command("demos")(demos.demos)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("report")(report.report)
+app.command("doctor")(doctor.doctor)
 
 
 def _show_version(wanted: bool) -> None:
@@ -53,6 +54,7 @@ def palaestra(
 def main() -> None:
     """Runs the command line and exits with its status.
 
-    0 done, 2 wrong input or a failure, 130 interrupted, 1 the reader of the output went away.
+    0 done, 2 wrong input or a failure, 130 interrupted, 1 the reader of the output went away, or `doctor` found that
+    code cannot be isolated.
     """
     app(prog_name="palaestra")

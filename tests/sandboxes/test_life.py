@@ -20,6 +20,12 @@ from palaestra.sandboxes import ExecStatus, Limits, Sandbox, open_sandbox, shutd
 from palaestra.sandboxes.jail.orders import Orders
 
 
+@pytest.fixture(autouse=True)
+def no_other_jail() -> None:
+    """Tests of other modes leave jails of theirs, which would be taken for the one that a test here looks for."""
+    shutdown()
+
+
 def supervisor_pid() -> int:
     """The supervisor of this process's jail, a child of its launcher."""
     for folder in Path("/proc").iterdir():

@@ -132,7 +132,9 @@ class Clocks:
         known = True
         for session in sessions:
             family = session.family
-            known = known and (family is None or family.warden_pid > 0)
+            if family is not None and not family.warden_pid:
+                self._supervisor.ask_for_warden(family)
+                known = False
             if family is not None and len(family.members) == 1:
                 continue
             for member in [session] if family is None else family.members:

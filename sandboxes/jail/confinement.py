@@ -21,6 +21,10 @@ if TYPE_CHECKING:
         needs_warden: bool
         """Whether even a session that runs once needs a warden to end all that it leaves behind."""
 
+        def prepare(self, profile: Profile) -> None:
+            """Prepares what clones with these limits will do."""
+            ...
+
         def settle(self, number: int, profile: Profile) -> Place:
             """Makes the place of a session; in its warden, if it has one."""
             ...
@@ -61,6 +65,8 @@ class Profile:
     """
 
     def __init__(self, limits: dict[str, Any]) -> None:
+        self.steps: dict[bool, list[kernel.Step]] = {}
+        """What a mode has prepared, if it has: how a session that runs once, or a forkable one, is confined."""
         flags = kernel.MS_NOSUID | kernel.MS_NODEV
         options = "size={}m,nr_inodes={},mode=0700"
         workspace, tmp, inodes = limits["workspace_mib"], limits["tmp_mib"], limits["inodes"]
@@ -69,7 +75,7 @@ class Profile:
             kernel.prepared_mount("tmpfs", "/tmp", "tmpfs", flags, options.format(tmp, inodes)),
         )
         proc = kernel.prepared_mount("proc", "/proc", "proc", flags | kernel.MS_NOEXEC | kernel.MS_RDONLY)
-        self.mounts = (*self.folders, proc)
+        self.mounts = [*self.folders, proc]
         address_space = (limits["memory_mib"] + _ADDRESS_SPACE_SLACK_MIB) * _MIB
         file_size = max(workspace, tmp) * _MIB
         self.limits = [
@@ -81,19 +87,28 @@ class Profile:
         self.count_processes: bool = limits["count_processes"]
 
     def apply(self, processes: int | None) -> None:
-        """Sets the limits of this process. `processes` is the kernel's own count, if it makes one."""
-        for kind, values in self.limits:
-            resource.setrlimit(kind, values)
-        _set_limit(resource.RLIMIT_NOFILE, _DESCRIPTORS)
+        """Sets the limits of this process; see `limit_steps`."""
+        kernel.perform(self.limit_steps(processes))
+
+    def limit_steps(self, processes: int | None, spare: int = _SPARE_PROCESSES) -> list[kernel.Step]:
+        """Gives the calls that set the limits of a process.
+
+        Args:
+            processes: The kernel's own count of processes, if it makes one for each session.
+            spare: How far the process may raise that.
+        """
+        steps = [kernel.prepared_limit(kind, *values) for kind, values in self.limits]
+        steps.append(_limit(resource.RLIMIT_NOFILE, _DESCRIPTORS))
         if processes is not None:
-            _set_limit(resource.RLIMIT_NPROC, processes, spare=_SPARE_PROCESSES)
+            steps.append(_limit(resource.RLIMIT_NPROC, processes, spare))
+        return steps
 
 
-def _set_limit(kind: int, value: int, spare: int = 0) -> None:
-    """Sets a limit, and how far the process may raise it, if the kernel does not allow less already."""
+def _limit(kind: int, value: int, spare: int = 0) -> kernel.Step:
+    """A limit, and how far the process may raise it, unless it is allowed less already."""
     _, most = resource.getrlimit(kind)
     hard = value + spare if most == resource.RLIM_INFINITY else min(most, value + spare)
-    resource.setrlimit(kind, (min(value, hard), hard))
+    return kernel.prepared_limit(kind, min(value, hard), hard)
 
 
 class Place:
@@ -129,30 +144,31 @@ class Namespaces:
             seccomp.session_filter(chroot=chroot, shares_processes=False, shares_user=False) for chroot in (False, True)
         ]
 
+    def prepare(self, profile: Profile) -> None:
+        """Prepares every call: what a clone builds itself costs it memory pages."""
+        own_group = kernel.libc.setpgid, (0, 0), "setpgid"  # the zygote's would be in reach of signals
+        profile.mounts.append(own_group)
+        counted = profile.processes if profile.count_processes else None
+        enter = [landlock.enter(self._ruleset)] if self._ruleset >= 0 else []
+        home = kernel.libc.chdir, (b"/workspace",), "chdir"
+        profile.steps[False] = [
+            home, *profile.limit_steps(counted, spare=0), kernel.capabilities(), *enter, self._filters[False],
+        ]  # fmt: skip
+        profile.steps[True] = [
+            home, own_group, kernel.prepared_prctl(kernel.PR_SET_CHILD_SUBREAPER, 1),
+            *profile.limit_steps(None if counted is None else counted + 1),
+            kernel.capabilities(kernel.CAP_SYS_CHROOT), *enter, self._filters[True],
+        ]  # fmt: skip
+
     def settle(self, number: int, profile: Profile) -> Place:
         """Maps the user and mounts folders of the session's own."""
         self._id_maps.write()
         kernel.perform(profile.mounts)
-        os.setpgid(0, 0)  # a signal to one's own group would reach the zygote's from here
         return self._place
 
     def confine(self, place: Place, profile: Profile, forkable: bool) -> None:
         """Gives up everything that the session's code must not have."""
-        os.chdir("/workspace")
-        counted = profile.count_processes
-        if forkable:
-            os.setpgid(0, 0)
-            kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
-            profile.apply(profile.processes + 1 if counted else None)
-        else:
-            profile.apply(None)
-            if counted:
-                resource.setrlimit(resource.RLIMIT_NPROC, (profile.processes, profile.processes))
-        kept = (kernel.CAP_SYS_CHROOT,) if forkable else ()
-        steps = [kernel.capabilities(*kept), self._filters[forkable]]
-        if self._ruleset >= 0:
-            steps.insert(1, landlock.enter(self._ruleset))
-        kernel.perform(steps)
+        kernel.perform(profile.steps[forkable])
 
     def confine_again(self, place: Place) -> None:
         """Parts this process from its copies, or from what it was copied from."""
@@ -176,6 +192,9 @@ class _Folders:
         self._directory = directory
         self._as_root = os.getuid() == 0
         self._first_user = outer.first_user() if self._as_root else 0
+
+    def prepare(self, profile: Profile) -> None:
+        """Nothing to do."""
 
     def settle(self, number: int, profile: Profile) -> Place:
         """Makes the session's folders; what it leaves running will be this process's to end."""
@@ -242,7 +261,7 @@ class Landlocked(_Folders):
         """Gives up everything that the session's code must not have."""
         self._start_confining(place, profile, self._kept)
         if self._most_processes:
-            _set_limit(resource.RLIMIT_NPROC, self._most_processes)
+            kernel.perform([_limit(resource.RLIMIT_NPROC, self._most_processes)])
             os.nice(_NICENESS)
         kernel.perform([kernel.capabilities(*self._kept, inherit=True)])
         for capability in self._kept:
@@ -312,6 +331,9 @@ class Bare:
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
+
+    def prepare(self, profile: Profile) -> None:
+        """Nothing to do."""
 
     def settle(self, number: int, profile: Profile) -> Place:
         """Makes the session's folder."""

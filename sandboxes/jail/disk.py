@@ -31,6 +31,12 @@ def oversize(limits: dict[str, Any], folders: tuple[str, ...], pids: Iterable[in
     return None
 
 
+def has_room(limits: dict[str, Any], workspace: str, size: int) -> bool:
+    """Whether a file of `size` bytes fits into a workspace."""
+    count, mib = usage(workspace, limits["inodes"])
+    return mib + size / _MIB <= limits["workspace_mib"] and count < limits["inodes"]
+
+
 def usage(folder: str, most: int) -> tuple[int, float]:
     """Gives the number of entries below a folder, and MiB on the disk; stops counting beyond `most` entries."""
     count, blocks = 0, 0

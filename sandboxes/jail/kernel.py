@@ -44,6 +44,7 @@ RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS = 0x10, 0x02
 _NUMBERS = {  # name: (x86-64, aarch64); the calls since Linux 5.3 have one number everywhere
     "clone": (56, 220),
     "pivot_root": (155, 41),
+    "prlimit64": (302, 261),
     "capset": (126, 91),
     "seccomp": (317, 277),
     "openat2": (437, 437),
@@ -88,6 +89,17 @@ def prepared_mount(source: str | None, target: str, kind: str | None, flags: int
 def mount(source: str | None, target: str, kind: str | None, flags: int = 0, options: str = "") -> None:
     """mount(2), now."""
     perform([prepared_mount(source, target, kind, flags, options)])
+
+
+def prepared_limit(kind: int, soft: int, hard: int) -> Step:
+    """setrlimit(2)."""
+    values = struct.pack("qq", soft, hard)
+    return libc.syscall, (NR["prlimit64"], 0, kind, values, None), f"limit {kind}"
+
+
+def prepared_prctl(option: int, value: int) -> Step:
+    """prctl(2) with one argument."""
+    return libc.prctl, (option, ctypes.c_ulong(value), 0, 0, 0), f"prctl {option}"
 
 
 def make_tree_read_only(target: str) -> None:

@@ -19,10 +19,11 @@ import os
 import select
 import socket
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from . import calls, copying, files, wire
+from . import calls, copying, disk, files, wire
 from .channel import Channel
 from .clocks import Clocks
 from .forks import Forks
@@ -33,6 +34,7 @@ _MAX_ANSWER = calls.MAX_ANSWER
 _STATUSES = {"ok": "ok", "error": "error", "memory": "memory_limit", "disk": "disk_limit"}
 _ONCE = ("calls", "tests", "ready")
 """Operations that have a session to themselves, which ends with them."""
+_MOST_DISMISSED = 4
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -63,6 +65,7 @@ class Supervisor:
         self._isolation, self._directory = isolation, directory
         self._limits: dict[int, dict[str, Any]] = {}
         self._families: dict[int, Family] = {}
+        self._dismissed: deque[Orders] = deque()
         self.sessions: dict[int, Session] = {}
         self.running: set[Session] = set()
         self._clocks = Clocks(self, nested=isolation == "namespaces")
@@ -224,6 +227,10 @@ class Supervisor:
         """Sends an order about a session to whoever keeps its process."""
         keeper = self._orders if session.family is None else session.family.orders
         keeper.send(b"%s %d %s" % (kind, session.number, text))
+
+    def ask_for_warden(self, family: Family) -> None:
+        """Asks the zygote for the process id of a family's warden."""
+        self._orders.send(b"Q %d " % family.number)
 
     def _on_zygote(self) -> None:
         while (received := self._orders.receive()) is not None:
@@ -396,8 +403,15 @@ class Supervisor:
         del self._families[family.number]
         self._handlers.pop(family.orders.fd, None)
         self._channels.pop(family.orders.fd, None)
-        family.orders.close()
         self._orders.send(b"D %d " % family.number)
+        if self._isolation == "namespaces":
+            with contextlib.suppress(OSError):
+                self._poll.unregister(family.orders.fd)
+            self._dismissed.append(family.orders)  # the zygote kills that warden: it need not wake to notice the end
+            if len(self._dismissed) > _MOST_DISMISSED:
+                self._dismissed.popleft().close()
+        else:
+            family.orders.close()
 
     def finish(
         self, session: Session, status: str, exit_status: int | None, message: str, body: bytes | None = None
@@ -444,6 +458,8 @@ class Supervisor:
             if workspace < 0:
                 raise OSError(errno.ESRCH, "the session has ended")
             if call.operation == "put":
+                if session.folders and not disk.has_room(session.limits, session.folders[0], len(call.body)):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 files.write_file(workspace, call.head["path"], call.body)
             else:
                 data = files.read_file(workspace, call.head["path"], wire.MAX_BODY)

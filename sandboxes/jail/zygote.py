@@ -5,8 +5,8 @@ number and a text) and descriptors; whatever a session inherits by fork was ther
 
     L k {json}   limits number k
     S n k        spawn session n, which runs once, with limits k; its three or four descriptors come along
-    F n k        spawn session n with a warden, whose end of a packet socket comes first among the descriptors;
-                 `P n pid` tells the warden's process
+    F n k        spawn session n with a warden, whose end of a packet socket comes first among the descriptors
+    Q n          which process is session n's warden? `P n pid`
     D n          session n's warden is ending: take leave of it
 
 and what every keeper does, for the sessions without a warden. What costs here is memory pages that a clone writes to: a
@@ -111,9 +111,12 @@ class Zygote(Keeper):
             for fd in fds:
                 os.close(fd)
         elif kind == b"L":
-            self._profiles[number] = Profile(json.loads(text))
+            profile = self._profiles[number] = Profile(json.loads(text))
+            self._confinement.prepare(profile)
         elif kind == b"D":
             self._dismiss(int(number))
+        elif kind == b"Q" and int(number) in self._wardens:
+            self.orders.send(b"P %s %d" % (number, self._wardens[int(number)]))
         elif kind == b"W":
             self._send_workspace(int(number))
         else:
@@ -127,11 +130,7 @@ class Zygote(Keeper):
             return
         if pid == 0:
             self._become(number, profile, fds, has_warden)
-        if has_warden:
-            self._wardens[number] = pid
-            self.orders.send(b"P %d %d" % (number, pid))
-        else:
-            self.running[number] = pid
+        (self._wardens if has_warden else self.running)[number] = pid
 
     def end(self, pid: int) -> None:
         """Kills a session without a warden."""

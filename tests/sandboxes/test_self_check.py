@@ -12,9 +12,12 @@ from palaestra.sandboxes.contract.bench import Check
 from palaestra.sandboxes.contract.catalogue import CHECKS
 from palaestra.sandboxes.contract.report import Outcome
 
-MODES = {"local-namespaces": SandboxConfig(backend="local", isolation="namespaces")}
+MODES = {
+    "local-namespaces": SandboxConfig(backend="local", isolation="namespaces"),
+    "local-landlock": SandboxConfig(backend="local", isolation="landlock"),
+}
 """Every mode that must keep the contract."""
-REQUIRED: tuple[str, ...] = ()
+REQUIRED = ("fork",)
 """Optional capabilities that every mode must have."""
 
 

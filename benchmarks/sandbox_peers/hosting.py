@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .contenders import PEERS, Contender
+from .contenders import PEERS, Contender, Peer
 
 FOLDER = Path(__file__).parent
 STARTING_S = 300.0
@@ -24,29 +24,34 @@ class Unavailable(Exception):
     """A contender cannot take part; the message says why."""
 
 
-def installed(peer: str, folder: Path) -> Path:
+def installed(name: str, folder: Path) -> Path:
     """The interpreter of a peer's environment, which is made if it is not there.
-
-    A copy of the system's interpreter, where there is one: it starts soonest, and GEM's jail shows no other place.
 
     Raises:
         Unavailable: It cannot be installed.
     """
-    home, arguments = folder / peer, PEERS[peer]
+    home, wanted = folder / name, repr(PEERS[name])
     python, mark = home / "bin" / "python", home / "installed"
-    wanted = json.dumps(arguments)
     if mark.exists() and mark.read_text() == wanted:
         return python
-    print(f"installing {arguments[-1]} into {home}", flush=True)
+    print(f"installing {PEERS[name].package} into {home}", flush=True)
     shutil.rmtree(home, ignore_errors=True)
-    base = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python), "install", "--quiet"]
-    for command in ([base, "-m", "venv", "--without-pip", "--copies", str(home)], [*pip, *arguments]):
+    for command in _installation(PEERS[name], home, python):
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=_without_pythonpath())
         if done.returncode:
             raise Unavailable(f"not installed: {_last_line(done.stderr or done.stdout)}")
     mark.write_text(wanted)
     return python
+
+
+def _installation(peer: Peer, home: Path, python: Path) -> list[list[str]]:
+    """The commands that make an environment without pip of its own, whose start-up files would slow its interpreter."""
+    system = peer.on_system_python and Path("/usr/bin/python3").exists()
+    base = "/usr/bin/python3" if system else sys.executable
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python), "install", "--quiet"]
+    dependencies = [] if peer.with_dependencies else ["--no-deps"]
+    make = [base, "-m", "venv", "--without-pip", *(["--copies"] if system else []), str(home)]
+    return [make, [*pip, *dependencies, peer.package]]
 
 
 def _without_pythonpath() -> dict[str, str]:

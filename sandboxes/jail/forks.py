@@ -18,7 +18,6 @@ from .tracked import Call, Family, Session, socket_and_pipes
 if TYPE_CHECKING:
     from .supervisor import Supervisor
 
-_TIMEOUT_S = 60.0
 _PER_BATCH = 50
 _WAITING = "more"
 """What a session answers when it is ready to read descriptors."""
@@ -64,7 +63,6 @@ class Forks:
         if family in self._forks:
             self._supervisor.finish(session, "error", 1, "another session of its family is being forked", b"")
             return
-        call.deadline = call.started + _TIMEOUT_S
         numbers: list[int] = call.head["copies"]
         fork = self._forks[family] = _Fork(session, call, {}, {})
         try:

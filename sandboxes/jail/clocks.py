@@ -88,10 +88,9 @@ class Clocks:
 
     def on_output(self, session: Session, printer: Session | None = None) -> None:
         """Takes what a working session (or the other one of its call) has printed."""
+        printed = (printer or session).drain()
         call = session.call
-        if call is None:
-            return
-        if (printer or session).drain() > session.limits["output_hard_mib"] * _MIB and not call.interrupted:
+        if call is not None and printed > session.limits["output_hard_mib"] * _MIB and not call.interrupted:
             message = f"more than {session.limits['output_hard_mib']} MiB of output"
             self.interrupt(session, call, "output_limit", message)
 

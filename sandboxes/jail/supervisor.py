@@ -32,8 +32,10 @@ from .tracked import Call, Family, Session, socket_and_pipes
 
 _MAX_ANSWER = calls.MAX_ANSWER
 _STATUSES = {"ok": "ok", "error": "error", "memory": "memory_limit", "disk": "disk_limit"}
-_ONCE = ("calls", "tests", "ready")
-"""Operations that have a session to themselves, which ends with them."""
+_ONCE = ("calls", "tests", "program", "ready")
+"""Operations that have a session to themselves, which ends with them unless the request says `keep`."""
+_ANSWERED = ("calls", "tests", "ready")
+"""Operations whose answer is a body, and not what was printed."""
 _MOST_DISMISSED = 4
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -143,7 +145,7 @@ class Supervisor:
                 self.destroy(session)
             return
         try:
-            if operation == "tests":
+            if operation == "tests" and session is None:
                 session = self._start_tests(number, head, body)
                 body = head.pop("body")
             elif session is None:
@@ -170,7 +172,7 @@ class Supervisor:
         elif operation == "fork":
             self._forks.start(session, call)
         else:
-            session.once = operation in _ONCE
+            session.once = operation in _ONCE and not head.get("keep")
             session.start_output()
             order = {"op": operation, "id": call.id}
             if operation == "run":
@@ -328,7 +330,7 @@ class Supervisor:
         elif (over := self._clocks.check_disk(session)) is not None:
             self.kill(session, *over)
             return
-        self.finish(session, status, exit_status, message, body if session.once else None)
+        self.finish(session, status, exit_status, message, body if call.operation in _ANSWERED else None)
 
     def _on_end(self, session: Session) -> None:
         """The session's socket is closed: it is dead, or is killed now."""

@@ -1,4 +1,4 @@
-"""What a sandbox is: limits, results, and the protocols. `opening` opens one."""
+"""What a sandbox is: limits, results, and the protocol of a session. `opening` opens one."""
 
 from __future__ import annotations
 
@@ -175,61 +175,6 @@ class Sandbox(Protocol):
     def __enter__(self) -> Sandbox: ...
 
     def __exit__(self, *_: object) -> None: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What one call of an untrusted function gave: a plain value, or one line about the exception."""
-
-    value: Any = None
-    error: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FunctionAnswers:
-    """What calls of an untrusted function gave."""
-
-    status: ExecStatus
-    """`OK` when the process lived to answer, whatever the answers are."""
-    message: str
-    load_error: str | None
-    """Why there is no function to call."""
-    answers: tuple[Answer, ...]
-    """One per argument list; fewer if it was to stop at the first exception."""
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TestsOutcome:
-    """What tests written as source text said about an untrusted function."""
-
-    __test__ = False
-
-    status: ExecStatus
-    """`OK` when the tests ran to their end, whatever they found."""
-    message: str
-    load_error: str | None
-    """Why there is no function to test."""
-    total: int
-    failures: tuple[tuple[int, str, str], ...]
-    """(index or -1 for a statement that is no test, its first line, the error) of each that failed."""
-    seconds: float
-
-
-class CodeRunner(Protocol):
-    """Runs the functions of untrusted source text, each time in a fresh process of its own."""
-
-    def call_function(
-        self, sources: Sequence[str], entry_point: str, calls: Sequence[Sequence[Any]], stop_at_error: bool = False
-    ) -> FunctionAnswers:
-        """Executes the sources one after the other in one module and calls its function with each argument list."""
-        ...
-
-    def run_tests(
-        self, sources: Sequence[str], entry_point: str, tests: str, prelude: str = "", stop_at_failure: bool = False
-    ) -> TestsOutcome:
-        """Runs trusted tests, after their prelude, against the sources' function."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

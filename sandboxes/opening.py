@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .base import CodeRunner, Limits, Sandbox, SandboxConfig
+from .base import Limits, Sandbox, SandboxConfig
+from .code_runner import CodeRunner
 
 
 def open_sandbox(

@@ -1,20 +1,24 @@
-"""Untrusted functions, each run in a fresh session of a jail: the host's side of grading."""
+"""Untrusted code that is graded, each time in a fresh session of a jail: the host's side."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from .base import Answer, ExecStatus, FunctionAnswers, Limits, SandboxConfig, TestsOutcome
-from .client import Reply
-from .jail.calls import read_answers, request
-from .jail.wire import one_line
+from .base import ExecStatus, Limits, SandboxConfig
+from .code_runner import FunctionAnswers, ProgramOutcome, TestsOutcome
+from .examiner import Examiner
+from .grading_session import Examined, GradingSession
+from .jail import program
+from .one_by_one import call_one_by_one
 from .pool import jail
+
+_KIB = 1 << 10
 
 
 class JailedRunner:
-    """Runs untrusted functions, each time in a fresh session; see `CodeRunner`.
+    """Runs untrusted code, each time in a fresh session; see `CodeRunner`.
 
     Args:
         config: Which jail the sessions are in.
@@ -26,47 +30,74 @@ class JailedRunner:
 
     def __init__(self, config: SandboxConfig, limits: Limits | None = None) -> None:
         self._client = jail(config)
-        self._limits = self._client.limits_number(limits or Limits())
+        self._limits = limits or Limits()
 
     def call_function(
-        self, sources: Sequence[str], entry_point: str, calls: Sequence[Sequence[Any]], stop_at_error: bool = False
+        self,
+        sources: Sequence[str],
+        entry_point: str | None,
+        calls: Sequence[Sequence[Any]],
+        *,
+        stop_at_error: bool = False,
+        call_timeout_s: float | None = None,
     ) -> FunctionAnswers:
-        """Executes the sources one after the other in one module and calls its function with each argument list."""
-        reply = self._ask({"op": "calls"}, request(sources, entry_point, calls, stop_at_error))
-        status, message = ExecStatus(reply.head["status"]), str(reply.head["message"])
-        load_error: str | None = None
-        answers: tuple[Answer, ...] = ()
-        if status is ExecStatus.OK:
-            try:
-                load_error, given = read_answers(reply.body)
-                answers = tuple(Answer(value=value, error=error) for value, error in given[: len(calls)])
-            except ValueError as error:
-                status, message = ExecStatus.ERROR, str(error)
+        """See `CodeRunner.call_function`; without a limit of their own, all calls cross in one round trip."""
+        if call_timeout_s is not None:
+            return call_one_by_one(
+                self._client, self._limits, sources, entry_point, calls, stop_at_error, call_timeout_s
+            )
+        reply = GradingSession(self._client, self._limits).call(sources, entry_point, calls, stop=stop_at_error)
         return FunctionAnswers(
-            status=status, message=message, load_error=load_error, answers=answers, seconds=reply.head["seconds"]
+            status=reply.status,
+            message=reply.message,
+            load_error=reply.load_error,
+            answers=reply.answers,
+            seconds=reply.seconds,
         )
 
     def run_tests(
-        self, sources: Sequence[str], entry_point: str, tests: str, prelude: str = "", stop_at_failure: bool = False
+        self,
+        sources: Sequence[str],
+        entry_point: str | None,
+        tests: str,
+        *,
+        prelude: str = "",
+        stop_at_failure: bool = False,
+        test_timeout_s: float | None = None,
+        same_session: bool = False,
     ) -> TestsOutcome:
-        """Runs tests in a session of their own, against a stub of the sources' function."""
-        solution = json.dumps({"sources": list(sources)}).encode()
-        question = {"prelude": prelude, "tests": tests, "entry_point": entry_point, "stop": stop_at_failure}
-        head = {"op": "tests", "solution_size": len(solution)}
-        reply = self._ask(head, solution + json.dumps(question).encode())
-        status = ExecStatus(reply.head["status"])
-        said: dict[str, Any] = {"load_error": None, "total": 0, "failures": []}
-        if status is ExecStatus.OK:
-            said = json.loads(reply.body)  # the tests' session runs trusted code only
-        failures = tuple((int(item["index"]), str(item["test"]), one_line(item["error"])) for item in said["failures"])
-        return TestsOutcome(
-            status=status,
+        """See `CodeRunner.run_tests`: in a session of their own, against a stub of the sources' function."""
+        examined = Examined(
+            sources=sources,
+            entry_point=entry_point,
+            tests=tests,
+            prelude=prelude,
+            stop_at_failure=stop_at_failure,
+            same_session=same_session,
+        )
+        return Examiner(self._client, self._limits, examined, test_timeout_s).run()
+
+    def run_program(
+        self, sources: Sequence[str], stdin: str, *, keep_bytes: int = 0, timeout_s: float | None = None
+    ) -> ProgramOutcome:
+        """See `CodeRunner.run_program`."""
+        limits = _keeping(self._limits, keep_bytes)
+        session = GradingSession(self._client, limits)
+        reply = session.ask({"op": "program"}, program.request(list(sources), stdin), timeout_s)
+        printed = int(reply.head.get("o", 0))
+        return ProgramOutcome(
+            status=ExecStatus(reply.head["status"]),
             message=str(reply.head["message"]),
-            load_error=said["load_error"] and one_line(said["load_error"]),
-            total=said["total"],
-            failures=failures,
+            exit_status=reply.head["exit"],
+            stdout=reply.body[:printed],
+            is_cut=printed > limits.output_kib * _KIB,  # what is kept of longer output, and a line about the rest
             seconds=reply.head["seconds"],
         )
 
-    def _ask(self, head: dict[str, Any], body: bytes) -> Reply:
-        return self._client.submit({**head, "s": self._client.new_session(), "l": self._limits}, body).wait()
+
+def _keeping(limits: Limits, size: int) -> Limits:
+    """Limits under which so much output is kept; in steps, as a jail remembers all limits that it ever saw."""
+    output_kib = limits.output_kib
+    while output_kib * _KIB < size:
+        output_kib *= 2
+    return limits if output_kib == limits.output_kib else replace(limits, output_kib=output_kib)

@@ -19,7 +19,7 @@ import sys
 import traceback
 import types
 
-from . import calls, stub, wire
+from . import calls, examination, program, stub, wire
 
 TYPE_CHECKING = False  # `typing` stays out of the zygote
 if TYPE_CHECKING:
@@ -53,6 +53,16 @@ class Interpreter:
         name = f"<cell {self._cells}>"
         try:
             self._execute(code, name)
+        except SystemExit as error:
+            return self._exit_outcome(error)
+        except BaseException as error:
+            return self._report(error, name)
+        return OK
+
+    def run_file(self, code: str, name: str) -> Outcome:
+        """Runs code as a script of that name would run: nothing is echoed."""
+        try:
+            exec(compile(code, name, "exec", dont_inherit=True), self.namespace)
         except SystemExit as error:
             return self._exit_outcome(error)
         except BaseException as error:
@@ -152,7 +162,7 @@ _STATEMENTS = (
 def _run_command(argv: list[str], stdin: bytes) -> Outcome:
     """Runs a command in the workspace with the session's own output."""
     try:
-        source = _stdin_file(stdin)
+        source = program.stdin_file(stdin)
     except OSError as error:
         return "disk", 1, f"no space for the command's input: {error.strerror}"
     try:
@@ -184,15 +194,6 @@ def _run_command(argv: list[str], stdin: bytes) -> Outcome:
     return "error", exit_status, f"{argv[0]} {how}"
 
 
-def _stdin_file(data: bytes) -> int:
-    if not data:
-        return os.open("/dev/null", os.O_RDONLY)
-    fd = os.open(os.environ["TMPDIR"], os.O_TMPFILE | os.O_RDWR, 0o600)
-    wire.write_all(fd, data)
-    os.lseek(fd, 0, os.SEEK_SET)
-    return fd
-
-
 def _disk_is_full() -> bool:
     folders = {os.environ["HOME"], os.environ["TMPDIR"]}
     usages = [os.statvfs(path) for path in folders if os.path.isdir(path)]
@@ -206,7 +207,7 @@ def _perform(head: dict[str, Any], body: bytes) -> tuple[Outcome, bytes]:
     if operation == "calls":
         return OK, calls.answer_all(body)
     if operation == "tests":
-        return OK, stub.run_tests(body)
+        return OK, examination.answer(body)
     if operation == "stub":
         stub.answer_stub(body)
     if operation == "ready":
@@ -245,6 +246,8 @@ def serve_one(control: int, interpreter: Interpreter, pid: int, copying: Copying
             _handle_signal(_SIGINT, signal.default_int_handler)
             if head["op"] == "exec":
                 outcome = interpreter.run(body.decode())
+            elif head["op"] == "program":
+                outcome = program.run(body, interpreter.run_file, interpreter.namespace)
             else:
                 outcome, answer = _perform(head, body)
         finally:

@@ -1,29 +1,27 @@
-"""Tests as source text, run against a stub: both ends of the channel between a tests' session and a solution's session.
+"""The stub that stands for a solution in its tests: both ends of the channel between their two sessions.
 
 The tests' session runs trusted source only: the task's prelude and its tests. To them the function under test is a
 stub whose calls travel as tagged plain JSON to the solution's session and come back as exact built-in types. So neither
 side can reach into the other: no `__eq__`, frame, exit or monkeypatch of the solution touches a verdict, and no
-expected value enters the solution's process. What does not cross: functions as arguments, and the solution's classes
-in `isinstance`.
+expected value enters the solution's process. What does not cross: functions and other objects of the tests as
+arguments, and the solution's classes in `isinstance`.
 """
 
 from __future__ import annotations
 
-import _ast
 import builtins
 import os
-import sys
-import types
 
 from . import calls, values, wire
 
 TYPE_CHECKING = False  # `typing` stays out of the zygote
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any, NoReturn
 
 CHANNEL_FD = 4
-_MAX_ERROR = 300
+MAX_ERROR = 300
+_MAX_BASES = 20
 
 
 # --- the solution's end
@@ -42,7 +40,8 @@ def answer_stub(question: bytes) -> NoReturn:
         try:
             reply = _perform(head, body, namespace, handles)
         except BaseException as error:
-            reply = {"e": type(error).__name__, "m": calls.describe(error)}
+            kinds = [kind.__name__ for kind in type(error).__mro__[:_MAX_BASES]]
+            reply = {"e": kinds, "m": calls.describe(error)}
         _send(reply)
 
 
@@ -84,23 +83,88 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
 # --- the tests' end
 
 
+class Link:
+    """The tests' end of the channel to the solution.
+
+    Args:
+        namespace: The tests' own names: an exception of the solution is raised as the class that they know by its name.
+    """
+
+    def __init__(self, namespace: dict[str, Any]) -> None:
+        self._namespace = namespace
+        self._is_loaded = False
+        self.ended = False
+        """Whether the solution's process was found to have ended."""
+        self.refused = ""
+        """What the tests passed to the solution that cannot cross, if anything."""
+
+    def load_error(self) -> str | None:
+        """Waits until the solution is loaded, and gives what went wrong."""
+        if self._is_loaded:
+            return None
+        self._is_loaded = True
+        try:
+            error: object = _receive().get("load_error")
+        except (EOFError, OSError, ValueError, MemoryError):
+            return "the solution's process ended while it was loaded"
+        return None if error is None else str(error)[:MAX_ERROR]
+
+    def ask(self, head: dict[str, Any], arguments: list[Any], keywords: dict[str, Any]) -> dict[str, Any]:
+        """Has the solution's session do something and gives its reply, or raises the exception that it raised."""
+        question = values.dumps([arguments, keywords])
+        if values.OPAQUE_TEXT in question:
+            self._refuse([*arguments, *keywords.values()])
+        try:
+            wire.write_all(CHANNEL_FD, wire.pack(head, question.encode()))
+            reply = _receive()
+        except (EOFError, OSError) as error:
+            self.ended = True
+            raise RuntimeError("the solution's process has ended") from error
+        if "e" in reply:
+            raise self._exception(reply["e"], str(reply.get("m", ""))[:MAX_ERROR])
+        return reply
+
+    def _refuse(self, arguments: list[Any]) -> NoReturn:
+        """Tells an object of the solution, which it gave where a plain value was wanted, from one of the tests."""
+        if not _holds_theirs(arguments):
+            self.refused = self.refused or ", ".join(type(item).__name__ for item in arguments)
+        raise TypeError("an argument cannot cross to the solution's session")
+
+    def _exception(self, kinds: Sequence[object], text: str) -> Exception:
+        """Gives the nearest exception that the tests know. One that ends a loop would skip what `all(map(...))` has
+        yet to compare.
+        """
+        names = [str(kind) for kind in kinds]
+        if "StopIteration" in names or "StopAsyncIteration" in names:
+            return RuntimeError(text)
+        for index, name in enumerate(names):
+            known = self._namespace.get(name, getattr(builtins, name, None))
+            if isinstance(known, type) and issubclass(known, Exception):
+                try:
+                    return known.__new__(known, text.partition(": ")[2] if index == 0 else text)
+                except Exception:  # it cannot be made from a text
+                    continue
+        return RuntimeError(text)
+
+
 class Remote:
     """A function or object of the solution, seen from the tests."""
 
-    __slots__ = ("_name", "_of")
+    __slots__ = ("_link", "_name", "_of")
 
-    def __init__(self, of: int, name: str) -> None:
+    def __init__(self, link: Link, of: int, name: str) -> None:
+        self._link = link
         self._of = of
         self._name = name
 
     def _ask(self, operation: str, arguments: list[Any], keywords: dict[str, Any] | None = None) -> Any:
-        question = values.dumps([arguments, keywords or {}])
-        reply = _exchange({"op": operation, "of": self._of, "name": self._name}, question.encode())
-        if "e" in reply:
-            raise _exception(str(reply["e"]), str(reply.get("m", ""))[:_MAX_ERROR])
+        head = {"op": operation, "of": self._of, "name": self._name}
+        reply = self._link.ask(head, arguments, keywords or {})
         for mine, theirs in zip(arguments, reply.get("a", ()), strict=False):
             _follow(mine, theirs)
-        return Remote(int(reply["h"]), str(reply.get("t"))) if "h" in reply else values.decode(reply["v"])
+        if "h" in reply:
+            return Remote(self._link, int(reply["h"]), str(reply.get("t")))
+        return values.decode(reply["v"])
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         """Calls it in the solution's session."""
@@ -130,74 +194,12 @@ class Remote:
         return f"<{self._name} of the solution>"
 
 
-def run_tests(question: bytes) -> bytes:
-    """Runs tests against the stub.
-
-    Args:
-        question: JSON `{"prelude", "tests", "entry_point", "stop"}`.
-
-    Returns:
-        JSON `{"load_error": text or null, "total", "failures": [{"index", "test", "error"}]}`. A test is a top-level
-        assert, a `test_...` function, or `check(candidate)`; a failure outside of those has index -1.
-    """
-    asked = wire.loads(question.decode())
-    load_error = _load_error()
-    if load_error is not None:
-        return wire.dumps({"load_error": load_error[:_MAX_ERROR], "total": 0, "failures": []}).encode()
-    module = types.ModuleType("tests")
-    sys.modules["tests"] = module
-    candidate = Remote(-1, asked["entry_point"])
-    return wire.dumps({"load_error": None, **_examine(asked, candidate, module.__dict__)}).encode()
-
-
-def _load_error() -> str | None:
-    """Waits until the solution is loaded, and gives what went wrong."""
-    try:
-        error: object = _receive().get("load_error")
-    except (EOFError, OSError, ValueError):
-        return "the solution's process ended while it was loaded"
-    return None if error is None else str(error)
-
-
-def _examine(asked: dict[str, Any], candidate: Any, namespace: dict[str, Any]) -> dict[str, Any]:
-    """Runs the prelude and the tests in a namespace and gives `total` and `failures`; see `run_tests`."""
-    exec(compile(asked["prelude"], "prelude.py", "exec", dont_inherit=True), namespace)
-    namespace[asked["entry_point"]] = namespace["candidate"] = candidate
-    failures: list[dict[str, Any]] = []
-    total = 0
-    for name, is_test, run in _steps(asked["tests"], namespace, candidate):
-        try:
-            run()
-        except BaseException as error:
-            failures.append({"index": total if is_test else -1, "test": name, "error": calls.describe(error)})
-            if asked["stop"] or not is_test:
-                total += is_test
-                break
-        total += is_test
-    return {"total": total, "failures": failures}
-
-
-def _steps(tests: str, namespace: dict[str, Any], candidate: Any) -> Any:
-    """Gives (source line, whether it is a test, what runs it), statement by statement."""
-    lines = tests.splitlines()
-    tree: Any = compile(tests, "tests.py", "exec", _ast.PyCF_ONLY_AST, dont_inherit=True)
-    for node in tree.body:
-        code: types.CodeType = compile(_ast.Module([node], []), "tests.py", "exec", dont_inherit=True)
-        yield _line(lines, node.lineno), type(node) is _ast.Assert, _runner(code, namespace)
-    for name, function in list(namespace.items()):
-        if name.startswith("test_") and callable(function):
-            yield name, True, function
-    if callable(namespace.get("check")):
-        check = namespace["check"]
-        yield "check(candidate)", True, lambda: check(candidate)
-
-
-def _line(lines: list[str], number: int) -> str:
-    return lines[number - 1].strip()[:_MAX_ERROR]
-
-
-def _runner(code: types.CodeType, namespace: dict[str, Any]) -> Callable[[], None]:
-    return lambda: exec(code, namespace)
+def _holds_theirs(value: Any) -> bool:
+    if hasattr(value, "items") and not isinstance(value, Remote):
+        value = [*value, *value.values()]
+    if type(value) in (list, tuple, set, frozenset):
+        return any(map(_holds_theirs, value))
+    return isinstance(value, (Remote, values.Opaque))
 
 
 def _follow(mine: Any, theirs: Any) -> None:
@@ -212,25 +214,6 @@ def _follow(mine: Any, theirs: Any) -> None:
     elif hasattr(mine, "update"):
         mine.clear()
         mine.update(changed)
-
-
-def _exception(kind: str, text: str) -> Exception:
-    known = getattr(builtins, kind, None)
-    ends_a_loop = kind in ("StopIteration", "StopAsyncIteration")  # and so skips the comparisons of `all(map(...))`
-    if isinstance(known, type) and issubclass(known, Exception) and not ends_a_loop:
-        try:
-            return known(text.partition(": ")[2] or text)
-        except TypeError:  # its arguments are of another kind (UnicodeDecodeError)
-            pass
-    return RuntimeError(text)
-
-
-def _exchange(head: dict[str, Any], body: bytes) -> dict[str, Any]:
-    try:
-        wire.write_all(CHANNEL_FD, wire.pack(head, body))
-        return _receive()
-    except (EOFError, OSError) as error:
-        raise RuntimeError("the solution's process has ended") from error
 
 
 def _send(reply: dict[str, Any]) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 MAX_DEPTH = 100
 MAX_ITEMS = 1_000_000
+OPAQUE_TEXT = '{"$":"o"'
+"""Is in a tagged JSON text if and only if an opaque value is: quotes inside of texts are escaped."""
 _MOST_COLLISIONS = 64
 _HUGE = 1 << 62
 _PLAIN = (type(None), bool, str)

@@ -152,7 +152,7 @@ def total(numbers): return -1
 """,
     "patch: json": """
 import json
-json.dumps = lambda *a, **k: '[null,[[0,6],[0,10],[0,0]]]'
+json.dumps = lambda *a, **k: '[null,[[0,6,0],[0,10,0],[0,0,0]]]'
 json.loads = lambda *a, **k: {}
 json.JSONEncoder.encode = lambda *a: '6'
 def total(numbers): return -1

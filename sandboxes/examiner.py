@@ -85,6 +85,8 @@ class Examiner:
         reply = self._take(reply)
         if reply.status is ExecStatus.SANDBOX_DIED or reply.flaw:
             return reply
+        if reply.status is ExecStatus.OK and not (reply.results or reply.is_over):  # it would never end
+            reply = replace(reply, status=ExecStatus.KILLED, message="the tests' session gave no verdict")
         self._results += self._decided(reply)
         is_lost = reply.status is not ExecStatus.OK
         if self._most is None:

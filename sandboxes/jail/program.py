@@ -2,7 +2,8 @@
 
 The process is a warm clone, so that no interpreter has to start; what a script can tell is the same: `__main__`,
 `sys.argv`, its file, standard input as a file, threads that are waited for, exit handlers, destructors. The verdict
-needs nothing that the process says about itself: what was printed is collected outside.
+needs nothing that the process says about itself: what was printed is collected outside. Not the same: a program that
+puts another one in its place (`os.execv`) has ended.
 """
 
 from __future__ import annotations

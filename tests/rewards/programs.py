@@ -154,7 +154,7 @@ WRONG = {
     "os._exit(0) before the output is written": RIGHT["os._exit(0)"].replace(", flush=True", ""),
     "an exception at the end": RIGHT["input()"] + "1 / 0",
     "a signal at the end": RIGHT["input()"].replace("a + b)", "a + b, flush=True)") + "import os; os.abort()",
-    "another program": RIGHT["input()"] + "import os; os.execv('/bin/true', ['true'])",
+    "another program": RIGHT["input()"] + "import os; os.execv('/bin/sleep', ['sleep', '60'])",
     "a syntax error": "print(",
     "a child that prints later": """
 import os, time

@@ -1,0 +1,3 @@
+"""."""
+from .attack import Attack
+ATTACKS: tuple[Attack, ...] = ()

@@ -1,0 +1,89 @@
+"""Every attack achieves nothing in any mode of isolation, and something without."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from palaestra.sandboxes import shutdown
+
+from . import escape, exhaustion, forging, neighbours, network, persistence, reading
+from .attack import Attack
+from .harness import in_control, in_mode
+from .host import Host
+from .modes import KNOWN, MODES, Mode
+
+CLASSES = {
+    "reading": reading.ATTACKS,
+    "network": network.ATTACKS,
+    "escape": escape.ATTACKS,
+    "neighbours": neighbours.ATTACKS,
+    "exhaustion": exhaustion.ATTACKS,
+    "forging": forging.ATTACKS,
+    "persistence": persistence.ATTACKS,
+}
+ATTACKS: dict[str, Attack] = {
+    f"{kind}: {attack.name}": attack for kind, attacks in CLASSES.items() for attack in attacks
+}
+
+
+@pytest.fixture(scope="session")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """The host's secret and its keeper; jails that start from here on find it in their parent's environment."""
+    folder = tmp_path_factory.mktemp(f"palaestra-{secrets.token_hex(4)}", numbered=False)
+    for opened in (folder, *folder.parents):
+        if opened.stat().st_mode & 0o005 == 0o005:
+            break
+        opened.chmod(0o755)  # only the sandbox stands in the way
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    shutdown()
+    opened_host = Host(folder, shared / "kernel-memory.lock")
+    os.environ["API_KEY"] = opened_host.secret
+    yield opened_host
+    del os.environ["API_KEY"]
+    opened_host.close()
+
+
+def _cases() -> list[object]:
+    cases: list[object] = []
+    for mode in MODES:
+        for name, attack in ATTACKS.items():
+            if attack.modes and mode.isolation not in attack.modes:
+                continue
+            reason = KNOWN.get((mode, name))
+            marks = [pytest.mark.xfail(strict=True, reason=reason)] if reason else []
+            cases.append(pytest.param(mode, name, marks=marks, id=f"{mode}: {name}"))
+    return cases
+
+
+@pytest.mark.parametrize(("mode", "name"), _cases())
+def test_an_attack_achieves_nothing(mode: Mode, name: str, host: Host) -> None:
+    outcome = in_mode(ATTACKS[name], mode, host)
+    assert outcome.achieved == []
+    assert outcome.problems == []
+
+
+@pytest.mark.parametrize("name", [name for name, attack in ATTACKS.items() if attack.control])
+def test_an_attack_succeeds_without_isolation(name: str, host: Host) -> None:
+    attack = ATTACKS[name]
+    if attack.control_needs_root and os.getuid() != 0:
+        pytest.skip("without isolation only root could do that")
+    outcome = in_control(attack, host)
+    assert outcome.achieved, outcome.problems
+
+
+def test_there_are_many_attacks_and_nearly_all_have_a_control() -> None:
+    assert len(ATTACKS) == sum(len(attacks) for attacks in CLASSES.values()) >= 60
+    without = [name for name, attack in ATTACKS.items() if attack.control is None]
+    assert len(without) <= len(ATTACKS) // 20, without
+
+
+def test_known_gaps_are_attacks_of_the_suite() -> None:
+    assert {name for _, name in KNOWN} <= set(ATTACKS)
+
+
+def test_the_test_module_finds_its_data(repository: Path) -> None:
+    assert Path(reading.__file__).parent == repository / "tests" / "attacks"

@@ -78,6 +78,7 @@ PRELUDE = r'''
 import ctypes, errno, fcntl, json, mmap, os, re, resource, signal, socket, struct, sys, time
 GIVEN = json.loads(@GIVEN@)
 HOST, VICTIM, PIDS, ROOTS, MARK, LIMITS = (GIVEN[key] for key in ("host", "victim", "pids", "roots", "mark", "limits"))
+UNISOLATED = bool(GIVEN["places"])  # only to keep controls harmless
 ARM = os.uname().machine == "aarch64"
 libc = ctypes.CDLL(None, use_errno=True)
 NUMBERS = {
@@ -133,6 +134,14 @@ def in_child(action):
         finally: os._exit(0)
     return os.waitpid(pid, 0)[1]
 
+def in_private_mounts(action):
+    """Runs an action in a child that has tried to make what it mounts and unmounts invisible to everybody else."""
+    def run():
+        if syscall("unshare", 0x20000) == 0: libc.mount(None, b"/", None, 0x44000, None)
+        elif UNISOLATED: return
+        action()
+    in_child(run)
+
 def places():
     """Folders that may be writable, each once."""
     import tempfile
@@ -142,3 +151,12 @@ def places():
         if info and os.access(name, os.W_OK): found.setdefault((info.st_dev, info.st_ino), os.path.realpath(name))
     return list(found.values())
 '''
+FLIP = r"""
+def flip(folder, seconds=1.5):
+    "Lets `flip` be a link to a folder and a folder of its own by turns, without ever being neither."
+    attempt(os.mkdir, "flip"); attempt(os.symlink, folder, "link")
+    if os.fork(): return
+    end = time.monotonic() + seconds
+    while time.monotonic() < end: libc.renameat2(-100, b"flip", -100, b"link", 2)
+    os._exit(0)
+"""

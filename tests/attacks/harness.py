@@ -221,11 +221,12 @@ class Duel:
             if time.perf_counter() - begun > PROMPT_S:
                 self._note(f"the host waited for {path}")
         for path in (path.format(**self._host.places) for path in self._attack.writes):
-            with contextlib.suppress(SandboxError):
-                self._attacker.write_file(path, b"written by the host")
             if self._unisolated:
                 with contextlib.suppress(OSError), open(f"{cwd}/{path}", "wb") as file:
                     file.write(b"written by the host")
+            else:
+                with contextlib.suppress(SandboxError):
+                    self._attacker.write_file(path, b"written by the host")
 
     def _read_carelessly(self, path: str) -> bytes:
         """Reads as a host would that trusts its session's files."""

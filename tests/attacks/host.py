@@ -68,7 +68,6 @@ class Host:
 
     def restore(self) -> None:
         """Puts the precious files back as they were, and takes the present state for the one to keep."""
-        subprocess.run(["chattr", "-R", "-i", str(self._precious)], check=False, capture_output=True)
         self._precious.mkdir(exist_ok=True)
         self._precious.chmod(0o755)
         for path in self._precious.iterdir():

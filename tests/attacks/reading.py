@@ -1,6 +1,6 @@
 """Attacks that read what belongs to the host: its files, its processes, its kernel, and what it was told."""
 
-from .attack import Attack
+from .attack import FLIP, Attack
 
 ATTACKS = (
     Attack(
@@ -238,17 +238,9 @@ for name, target in (("absolute", path), ("relative", up + path[1:]), ("root", "
     ),
     Attack(
         name="a link that changes while the host follows it",
-        program="""
-for name in ("safe", "flip"):
-    os.mkdir(name); open(name + "/secret.txt", "w").write("nothing")
-os.symlink(os.path.dirname(HOST["secret_file"]), "link")
-if os.fork() == 0:
-    end = time.monotonic() + 1.5
-    while time.monotonic() < end:
-        for source in ("safe", "link"):
-            attempt(os.rename, "flip", "old"); attempt(os.rename, source, "flip")
-            attempt(os.rename, "flip", source); attempt(os.rename, "old", "flip")
-    os._exit(0)
+        program=FLIP
+        + """
+flip(os.path.dirname(HOST["secret_file"]))
 """,
         reads=("flip/secret.txt",) * 2000,
         once=True,

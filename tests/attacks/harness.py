@@ -165,7 +165,7 @@ class Duel:
         if attack.kernel_mib and grown_mib[0] >= attack.kernel_mib:
             self._note(f"{grown_mib[0]:.0f} MiB of the kernel's memory")
         self._judge(result)
-        if not result.stdout.endswith("tried\n") and result.status.value not in attack.ends:
+        if "tried\n" not in result.stdout and result.status.value not in attack.ends:
             self.outcome.problems.append(f"it ended as {result}")
         self._let_the_host_work(cwd)
         if attack.aftermath:

@@ -39,6 +39,8 @@ class Attack:
     """Time between the program and `aftermath`."""
     aftermath: str = ""
     """Runs in the attacker's session after `wait_s`, if that session is still alive."""
+    aftermath_when: str = ""
+    """A file that shows to a control that it need not wait longer."""
     later: str = ""
     """Runs in the next session, after the attacker's has ended."""
     reads: tuple[str, ...] = ()

@@ -1,3 +1,583 @@
-"""."""
+"""Attacks that take more than their limits: memory that no process shows, processes, disk, time, output.
+
+Limits are small here, and each program stops a little above them, so that controls do no harm to the machine.
+"""
+
 from .attack import Attack
-ATTACKS: tuple[Attack, ...] = ()
+
+SMALL = {"memory_mib": 64, "processes": 16, "timeout_s": 8, "grace_s": 0.2}
+DISK = {"workspace_mib": 4, "tmp_mib": 4, "inodes": 100}
+QUICK = {"timeout_s": 0.5, "grace_s": 0.2}
+CPU = {"cpu_s": 0.3, "timeout_s": 8, "grace_s": 0.2}
+OVER_MEMORY = ("memory_limit", "killed")
+
+HOLD = r"""
+GOAL_MIB = 2 * LIMITS["memory_mib"]
+def hold(mib):
+    "Tells of memory beyond the limit that it still has after a second."
+    if mib >= GOAL_MIB: time.sleep(1); escaped("holds", round(mib), "MiB")
+
+def ready(count, work):
+    "Starts children, which work and then wait; gives how many of them are done with it after a while."
+    ours, theirs = os.pipe()
+    for _ in range(count):
+        if attempt(os.fork) == 0:
+            kept = work()
+            os.write(theirs, b"x")
+            time.sleep(3)
+            os._exit(0)
+    os.close(theirs)
+    done, end = 0, time.monotonic() + 3
+    while done < count and time.monotonic() < end: done += len(os.read(ours, 100))
+    return done
+
+def fill(fd, most=1 << 30):
+    "Writes to a descriptor until it takes no more; gives the number of bytes."
+    os.set_blocking(fd, False)
+    written = 0
+    while written < most:
+        count = attempt(os.write, fd, bytes(1 << 16))
+        if not count: break
+        written += count
+    return written
+"""
+DAEMON = r"""
+def daemon(work):
+    "Runs it in a process that has left everything that a session could be known by."
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork(): os._exit(0)
+        for number in (1, 2, 3, 13, 15): signal.signal(number, signal.SIG_IGN)
+        os.closerange(0, 64)
+        work()
+        os._exit(0)
+"""
+
+ATTACKS = (
+    # --- memory
+    Attack(
+        name="memory of one process",
+        program=HOLD
+        + """
+pieces = []
+try:
+    while len(pieces) < GOAL_MIB: pieces.append(b"x" * (1 << 20))
+except MemoryError: pass
+hold(len(pieces))
+""",
+        limits=SMALL,
+        ends=OVER_MEMORY,
+    ),
+    Attack(
+        name="memory of many children",
+        program=HOLD + 'hold(20 * ready(8, lambda: b"x" * (20 << 20)))',
+        limits=SMALL,
+        ends=OVER_MEMORY,
+    ),
+    Attack(
+        name="memory of children that hide",
+        program=HOLD
+        + """
+def hide():
+    os.setsid()
+    libc.prctl(15, b") R 1 1 0 (x", 0, 0, 0)
+    libc.prctl(4, 0, 0, 0, 0)  # not dumpable: its /proc belongs to root
+    if os.fork(): os._exit(0)
+    return b"x" * (20 << 20)
+hold(20 * ready(8, hide))
+""",
+        limits=SMALL,
+        ends=OVER_MEMORY,
+    ),
+    Attack(
+        name="memory that is paged out",
+        program=HOLD
+        + """
+def page_out():
+    pages = mmap.mmap(-1, 20 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    pages.write(b"x" * (20 << 20))
+    attempt(pages.madvise, 21)
+    return pages
+hold(20 * ready(8, page_out))
+""",
+        limits=SMALL,
+        ends=OVER_MEMORY,
+    ),
+    Attack(
+        name="memory that is taken when nobody looks",
+        program=HOLD
+        + DAEMON
+        + """
+def take():
+    time.sleep(0.2)
+    if ready(8, lambda: b"x" * (20 << 20)) == 8: time.sleep(2.5); open("held", "w").close()
+daemon(take)
+""",
+        wait_s=4.0,
+        aftermath_when="held",
+        aftermath="import os\nif os.path.exists('held'): print('ESCAPED holds 160 MiB between calls')",
+        limits=SMALL,
+        once=True,
+    ),
+    Attack(
+        name="memory in files without a name",
+        program=HOLD
+        + """
+held, files = 0, []
+while held < GOAL_MIB << 20 and len(files) < 100:
+    fd = attempt(os.memfd_create, "x") if len(files) % 2 else syscall("memfd_secret", 0)
+    if fd is None or fd < 0: fd = attempt(os.memfd_create, "x")
+    if fd is None: break
+    files.append(fd)
+    held += fill(fd, 8 << 20)
+hold(held >> 20)
+""",
+        limits=SMALL,
+        ends=OVER_MEMORY,
+    ),
+    Attack(
+        name="memory that is shared and let go of",
+        program=HOLD
+        + """
+held, maps = 0, []
+zero = os.open("/dev/zero", os.O_RDWR)
+while held < GOAL_MIB << 20:
+    pages = attempt(mmap.mmap, -1, 8 << 20) or attempt(mmap.mmap, zero, 8 << 20)
+    if pages is None: break
+    pages.write(b"x" * (8 << 20))
+    pages.madvise(mmap.MADV_DONTNEED)  # no process shows the pages now, but they are kept
+    maps.append(pages)
+    held += 8 << 20
+hold(held >> 20)
+""",
+        limits=SMALL,
+        ends=OVER_MEMORY,
+    ),
+    Attack(
+        name="memory in System V segments",
+        program=HOLD
+        + """
+libc.shmat.restype = ctypes.c_void_p
+held, segments = 0, []
+while held < GOAL_MIB << 20:
+    segment = libc.shmget(0, ctypes.c_size_t(8 << 20), 0o1600)
+    if segment < 0: break
+    segments.append(segment)
+    address = libc.shmat(segment, None, 0)
+    ctypes.memset(address, 1, 8 << 20)
+    libc.shmdt(ctypes.c_void_p(address))
+    held += 8 << 20
+hold(held >> 20)
+for segment in segments: libc.shmctl(segment, 0, None)
+""",
+        limits=SMALL,
+        ends=OVER_MEMORY,
+    ),
+    Attack(
+        name="memory in pipes",
+        program=HOLD
+        + """
+def fill_pipes():
+    pipes = [ends for _ in range(120) if (ends := attempt(os.pipe))]
+    for _, end in pipes: attempt(fcntl.fcntl, end, 1031, 1 << 20)
+    return sum(fill(end) for _, end in pipes) >> 20
+ours, theirs = os.pipe()
+for _ in range(3):
+    if os.fork() == 0: os.write(theirs, struct.pack("I", fill_pipes())); time.sleep(2); os._exit(0)
+hold(sum(struct.unpack("I", os.read(ours, 4))[0] for _ in range(3)))
+""",
+        limits={**SMALL, "memory_mib": 24},
+        ends=OVER_MEMORY,
+    ),
+    Attack(
+        name="memory in sockets of a few processes",
+        program=HOLD
+        + """
+def fill_sockets():
+    held = 0
+    for _ in range(120):
+        for end in attempt(socket.socketpair) or ():
+            attempt(end.setsockopt, socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+            held += fill(end.detach())
+    return held >> 20
+ours, theirs = os.pipe()
+for _ in range(3):
+    if os.fork() == 0: os.write(theirs, struct.pack("I", fill_sockets())); time.sleep(2); os._exit(0)
+hold(sum(struct.unpack("I", os.read(ours, 4))[0] for _ in range(3)))
+""",
+        limits=SMALL,
+        ends=OVER_MEMORY,
+    ),
+    Attack(
+        name="memory in sockets of many processes",
+        program=HOLD
+        + """
+def fill_sockets():
+    return [fill(end.detach()) for _ in range(100) for end in attempt(socket.socketpair) or ()]
+hold(ready(12, fill_sockets) * 200 * 0.1)
+""",
+        limits=SMALL,
+        ends=OVER_MEMORY,
+        once=True,
+    ),
+    # --- memory of the kernel
+    Attack(
+        name="locks on single bytes",
+        program=HOLD
+        + """
+one_byte = [struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 2 * i, 1, 0) for i in range(800)]
+def lock():
+    files = [fd for i in range(240) if (fd := attempt(os.open, f"{os.getpid()}-{i}", os.O_RDWR | os.O_CREAT)) is not None]
+    for fd in files:
+        for place in one_byte:
+            if attempt(fcntl.fcntl, fd, fcntl.F_SETLK, place) is None: break
+    return files
+ready(3, lock)
+time.sleep(0.2)
+""",
+        limits={"memory_mib": 64, "timeout_s": 20},
+        ends=OVER_MEMORY,
+        kernel_mib=64,
+        once=True,
+    ),
+    Attack(
+        name="mappings of single pages",
+        program=HOLD
+        + """
+PAGES = 36_000
+def split():
+    libc.mmap.restype = ctypes.c_void_p
+    start = libc.mmap(None, ctypes.c_size_t(PAGES << 12), 0, 0x4022, -1, ctypes.c_long(0))
+    for page in range(0, PAGES, 2): libc.mprotect(ctypes.c_void_p(start + (page << 12)), ctypes.c_size_t(4096), 1)
+ready(14, split)
+time.sleep(0.2)
+""",
+        limits={"memory_mib": 64, "timeout_s": 20, "processes": 16},
+        ends=OVER_MEMORY,
+        kernel_mib=64,
+        once=True,
+    ),
+    Attack(
+        name="watches of descriptors",
+        program=HOLD
+        + """
+import select
+def watch():
+    pipes = [os.pipe() for _ in range(60)]
+    polls = [select.epoll() for _ in range(120)]
+    for poll in polls:
+        for pair in pipes:
+            for end in pair: attempt(poll.register, end)
+    return polls
+ready(30, watch)
+time.sleep(0.2)
+""",
+        limits={"memory_mib": 64, "timeout_s": 20, "processes": 40},
+        ends=OVER_MEMORY,
+        kernel_mib=64,
+        once=True,
+    ),
+    Attack(
+        name="rules of a sandbox of its own",
+        program="""
+def rules():
+    attributes = ctypes.create_string_buffer(struct.pack("QQ", 0, 3))
+    ruleset = syscall("landlock_create_ruleset", attributes, 16, 0)
+    if ruleset < 0: return
+    call, number, kind = libc.syscall, ctypes.c_long(NUMBERS["landlock_add_rule"][ARM]), ctypes.c_long(2)
+    fd, flags = ctypes.c_long(ruleset), ctypes.c_long(0)
+    for port in range(65536): call(number, fd, kind, struct.pack("QQ", 1, port), flags)
+for _ in range(24): rules()
+time.sleep(0.2)
+""",
+        limits={"memory_mib": 64, "timeout_s": 30},
+        ends=OVER_MEMORY,
+        kernel_mib=64,
+        once=True,
+    ),
+    # --- disk
+    Attack(
+        name="disk in every writable place",
+        program=HOLD
+        + """
+held, files = 0, []
+for place in places():
+    for number in range(20):
+        fd = attempt(os.open, f"{place}/big{number}", os.O_RDWR | os.O_CREAT)
+        if fd is not None: files.append(f"{place}/big{number}"); held += fill(fd, 1 << 20)
+if held > 1.5 * (LIMITS["workspace_mib"] + LIMITS["tmp_mib"]) * (1 << 20): escaped("holds", held >> 20, "MiB of disk")
+for name in files: os.remove(name)
+""",
+        limits=DISK,
+        ends=("disk_limit",),
+    ),
+    Attack(
+        name="disk in files that are deleted and open",
+        program=HOLD
+        + """
+held = 0
+for place in places():
+    for _ in range(20):
+        for make in (lambda: os.open(place, os.O_TMPFILE | os.O_RDWR), lambda: os.open(place + "/x", os.O_RDWR | os.O_CREAT)):
+            fd = attempt(make)
+            attempt(os.remove, place + "/x")
+            if fd is not None: held += fill(fd, 1 << 20)
+if held > 1.5 * (LIMITS["workspace_mib"] + LIMITS["tmp_mib"]) * (1 << 20): escaped("holds", held >> 20, "MiB of disk")
+""",
+        limits=DISK,
+        ends=("disk_limit",),
+    ),
+    Attack(
+        name="disk in holes that are filled through memory",
+        program="""
+held = 0
+for place in places():
+    for number in range(20):
+        fd = attempt(os.open, f"{place}/hole", os.O_RDWR | os.O_CREAT)
+        if fd is None: continue
+        attempt(os.remove, f"{place}/hole")
+        if attempt(lambda: os.ftruncate(fd, 1 << 20) or True) is None: continue
+        pages = mmap.mmap(fd, 1 << 20)
+        for offset in range(0, 1 << 20, 4096): pages[offset] = 1
+        held += os.fstat(fd).st_blocks * 512
+if held > 1.5 * (LIMITS["workspace_mib"] + LIMITS["tmp_mib"]) * (1 << 20): escaped("holds", held >> 20, "MiB of disk")
+""",
+        limits=DISK,
+        ends=("disk_limit", "killed"),
+    ),
+    Attack(
+        name="files that say they are larger than the disk",
+        program="""
+for place in places():
+    for size in (1 << 50, 1 << 36, 1 << 25):
+        if attempt(lambda: os.truncate(os.open(place + "/sparse", os.O_RDWR | os.O_CREAT), size) or True): escaped("a file of", size >> 20, "MiB"); break
+    attempt(os.remove, place + "/sparse")
+""",
+        limits=DISK,
+        ends=("disk_limit", "killed"),
+        control_setup="signal.signal(signal.SIGXFSZ, signal.SIG_IGN)",
+    ),
+    Attack(
+        name="inodes",
+        program="""
+count, made = 0, []
+for place in places():
+    for number in range(400):
+        path = f"{place}/{MARK}-{number}"
+        action = (lambda: os.mkdir(path), lambda: os.symlink("x", path), lambda: os.mkfifo(path), lambda: os.close(os.open(path, os.O_CREAT)),
+                  lambda: os.link(made[0], path))[number % 5 if made else 3]
+        if attempt(lambda: action() or True) is None: break
+        made.append(path)
+if len(made) > 3 * LIMITS["inodes"]: escaped("made", len(made), "inodes")
+for path in made: attempt(os.rmdir if os.path.isdir(path) and not os.path.islink(path) else os.remove, path)
+""",
+        limits=DISK,
+        ends=("disk_limit",),
+    ),
+    # --- processes
+    Attack(
+        name="many processes",
+        program=HOLD
+        + """
+count = 0
+for _ in range(40):
+    pid = attempt(os.fork)
+    if pid == 0: time.sleep(1.5); os._exit(0)
+    count += pid is not None
+if count > 1.5 * LIMITS["processes"]: escaped("has", count, "children")
+""",
+        limits=SMALL,
+        ends=OVER_MEMORY,
+    ),
+    Attack(
+        name="a fork bomb",
+        program="""
+log = os.open("born", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC)
+first, end = os.getpid(), time.monotonic() + 1.5
+for generation in range(6):
+    if attempt(os.fork) == 0: os.write(log, b"x")
+while time.monotonic() < end: pass
+if os.getpid() != first: os._exit(0)
+if os.stat("born").st_size > 1.5 * LIMITS["processes"]: escaped("bore", os.stat("born").st_size, "children")
+""",
+        limits=SMALL,
+        ends=OVER_MEMORY,
+        once=True,
+    ),
+    Attack(
+        name="many threads",
+        program="""
+import threading
+count = 0
+for _ in range(40):
+    thread = threading.Thread(target=time.sleep, args=(1.5,), daemon=True)
+    try: thread.start()
+    except RuntimeError: break
+    count += 1
+if count > 1.5 * LIMITS["processes"]: escaped("has", count, "threads")
+""",
+        limits=SMALL,
+        ends=OVER_MEMORY,
+    ),
+    Attack(
+        name="a flood of zombies",
+        program="""
+count = 0
+for _ in range(60):
+    pid = attempt(os.fork)
+    if pid == 0: os._exit(0)
+    count += pid is not None
+time.sleep(0.3)
+if count > 1.5 * LIMITS["processes"]: escaped("has", count, "zombies")
+""",
+        limits=SMALL,
+        ends=OVER_MEMORY,
+    ),
+    # --- time
+    Attack(
+        name="time, by catching the interrupt",
+        program="""
+end = time.monotonic() + 1.8
+while time.monotonic() < end:
+    try: time.sleep(1.8)
+    except BaseException: pass
+escaped("ran on")
+""",
+        limits=QUICK,
+        ends=("timeout",),
+        once=True,
+    ),
+    Attack(
+        name="time, deaf to signals",
+        program="""
+signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))
+for number in range(1, 65): attempt(signal.signal, number, signal.SIG_IGN)
+time.sleep(1.8)
+escaped("ran on")
+""",
+        limits=QUICK,
+        ends=("timeout",),
+        once=True,
+    ),
+    Attack(
+        name="time, inside one long instruction",
+        program="""
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+begun, number = time.monotonic(), 3
+while time.monotonic() - begun < 1.8: number = pow(3, 400_000, 10**60_000)
+escaped("ran on")
+""",
+        limits=QUICK,
+        ends=("timeout",),
+        once=True,
+    ),
+    Attack(
+        name="time, waiting where no signal wakes it",
+        program="""
+pid = syscall("clone", 0x4000 | 17, 0, 0, 0, 0)  # as vfork: its parent waits for it in the kernel
+if pid == 0: libc.usleep(1_800_000); os._exit(0)
+escaped("ran on")
+""",
+        limits=QUICK,
+        ends=("timeout",),
+        once=True,
+    ),
+    Attack(
+        name="CPU time of children",
+        program=DAEMON
+        + """
+def burn():
+    end = time.process_time() + 1
+    while time.process_time() < end: pass
+    open(f"burnt-{os.getpid()}", "w").close()
+for _ in range(2): daemon(burn)
+given_up = time.monotonic() + 6
+while len([name for name in os.listdir() if name.startswith("burnt")]) < 2 and time.monotonic() < given_up: time.sleep(0.1)
+if time.monotonic() < given_up: escaped("burnt two seconds")
+""",
+        limits=CPU,
+        ends=("timeout", "killed"),
+        once=True,
+    ),
+    Attack(
+        name="CPU time of children that nobody waits for",
+        program="""
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+ours, theirs = os.pipe()
+burnt, given_up = 0.0, time.monotonic() + 6
+while burnt < 1.5 and time.monotonic() < given_up:
+    if os.fork() == 0:
+        while time.process_time() < 0.02: pass
+        os.write(theirs, b"x"); os._exit(0)
+    os.read(ours, 1)
+    burnt += 0.02
+if burnt >= 1.5: escaped("burnt", round(burnt, 1), "seconds")
+""",
+        limits=CPU,
+        ends=("timeout", "killed"),
+        once=True,
+    ),
+    Attack(
+        name="CPU time between calls",
+        program=DAEMON
+        + """
+def burn():
+    while time.process_time() < 3: pass
+    open("burnt", "w").close()
+daemon(burn)
+""",
+        wait_s=5.0,
+        aftermath_when="burnt",
+        aftermath="import os\nif os.path.exists('burnt'): print('ESCAPED burnt 3 seconds between calls')",
+        limits=CPU,
+        once=True,
+    ),
+    Attack(
+        name="CPU time between calls, of children that nobody waits for",
+        program=DAEMON
+        + """
+def relay():
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    ours, theirs = os.pipe()
+    for _ in range(150):
+        if os.fork() == 0:
+            while time.process_time() < 0.02: pass
+            os.write(theirs, b"x"); os._exit(0)
+        os.read(ours, 1)
+    open("burnt", "w").close()
+daemon(relay)
+""",
+        wait_s=5.0,
+        aftermath_when="burnt",
+        aftermath="import os\nif os.path.exists('burnt'): print('ESCAPED burnt 3 seconds between calls')",
+        limits=CPU,
+        once=True,
+    ),
+    # --- output
+    Attack(
+        name="a flood of output",
+        program="""
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+end = time.monotonic() + 1.5
+while time.monotonic() < end: os.write(1, b"x" * (1 << 16)); os.write(2, b"y" * (1 << 16)); time.sleep(0.01)
+escaped("went on printing")
+""",
+        limits={"output_hard_mib": 1, "timeout_s": 8, "grace_s": 0.2},
+        ends=("output_limit",),
+    ),
+    Attack(
+        name="a flood of output from many, through wide pipes",
+        program="""
+for fd in (1, 2): attempt(fcntl.fcntl, fd, 1031, 1 << 20)
+def shout():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for _ in range(8): os.write(1, b"x" * (1 << 20))
+    os._exit(0)
+children = [pid for _ in range(3) if (pid := os.fork()) or shout()]
+for pid in children: os.waitpid(pid, 0)
+escaped("printed 24 MiB")
+""",
+        limits={"output_hard_mib": 2, "timeout_s": 8, "grace_s": 0.2},
+        ends=("output_limit",),
+    ),
+)  # fmt: skip

@@ -21,7 +21,9 @@ from .host import Host, kill_all_with, new_secret, outliving, processes_with
 from .modes import Mode
 
 UNISOLATED = Mode("local", "none")
-ROOMY = Limits(timeout_s=30, memory_mib=4096, processes=1000, workspace_mib=256, tmp_mib=256)
+ROOMY = Limits(
+    timeout_s=40, memory_mib=4096, processes=1000, workspace_mib=256, tmp_mib=256, output_hard_mib=64
+)
 PROMPT_S = 4.0
 """How long a neighbour's small request may take, on a busy machine."""
 
@@ -169,11 +171,18 @@ class Duel:
             self.outcome.problems.append(f"it ended as {result}")
         self._let_the_host_work(cwd)
         if attack.aftermath:
-            time.sleep(attack.wait_s)
+            self._wait(cwd)
             self._judge(self._attacker.exec(attack.aftermath))
         self._look_at_the_victim(prelude)
         for change in self._host.changes():
             self._note(change)
+
+    def _wait(self, cwd: str) -> None:
+        deadline = time.monotonic() + self._attack.wait_s * (2 if self._unisolated else 1)
+        while time.monotonic() < deadline:
+            time.sleep(0.05)
+            if self._unisolated and os.path.exists(f"{cwd}/{self._attack.aftermath_when}"):
+                return
 
     def _note(self, achieved: str) -> None:
         self.outcome.achieved.append(achieved)

@@ -87,10 +87,10 @@ class Host:
             return
         with self._lock.open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            before, peak, done = _kernel_mib(), [0.0], threading.Event()
+            before, peak, done = _settled_kernel_mib(), [0.0], threading.Event()
 
             def look() -> None:
-                while not done.wait(0.02):
+                while not done.wait(0.05):
                     peak[0] = max(peak[0], _kernel_mib() - before)
 
             thread = threading.Thread(target=look)
@@ -158,7 +158,34 @@ def _is_zombie(folder: Path) -> bool:
 def _kernel_mib() -> float:
     """What the kernel holds for itself and cannot give back, without the pages of processes and files."""
     sizes = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
-    return sum(int(sizes[name].split()[0]) for name in ("SUnreclaim", "PageTables", "KernelStack")) / 1024
+    names = ["PageTables", "KernelStack"]
+    try:
+        objects = Path("/proc/slabinfo").read_text(encoding="ascii").splitlines()[2:]
+    except OSError:  # for root only
+        objects = []
+        names.append("SUnreclaim")  # less exact: what was freed may still count
+    held = sum(int(sizes[name].split()[0]) * 1024 for name in names)
+    for name, active, _, size, *_ in map(str.split, objects):
+        if not any(part in name for part in _CACHES):
+            held += int(active) * int(size)
+    return held / (1 << 20)
+
+
+def _settled_kernel_mib(patience_s: float = 4.0) -> float:
+    """The same, once what earlier attacks left has been given back, which the kernel does in its own time."""
+    deadline = time.monotonic() + patience_s
+    last = _kernel_mib()
+    while time.monotonic() < deadline:
+        time.sleep(0.25)
+        now = _kernel_mib()
+        if abs(last - now) < 1:
+            return now
+        last = now
+    return last
+
+
+_CACHES = ("inode", "dentry", "radix", "buffer_head", "kernfs", "names", "bio")
+"""The kernel's objects that come and go with files that anybody reads."""
 
 
 def _about(folder: Path) -> dict[str, Any]:

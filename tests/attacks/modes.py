@@ -18,6 +18,9 @@ class Mode(NamedTuple):
 NAMESPACES = Mode("local", "namespaces")
 MODES = (NAMESPACES,)
 
+_KERNEL = "memory is what processes show as theirs; this the kernel holds for them"
+_UNWAITED = "CPU time is that of living processes and of those that were waited for; others take theirs with them"
+
 KNOWN: dict[tuple[Mode, str], str] = {
     (NAMESPACES, "neighbours: locks on files that all see"): (
         "sessions share the files of the interpreter and the system with each other and the host, and flock(2) needs no "
@@ -26,5 +29,15 @@ KNOWN: dict[tuple[Mode, str], str] = {
     (NAMESPACES, "neighbours: the room in pipes of a user"): (
         "all sessions of a jail are one user of the kernel, whose pipes shrink once they hold 64 MiB together"
     ),
+    (NAMESPACES, "exhaustion: memory in pipes"): _KERNEL,
+    (NAMESPACES, "exhaustion: memory in sockets of a few processes"): (
+        "sockets of up to 4 processes, or up to 1024 descriptors, are not counted, and their buffers can be enlarged"
+    ),
+    (NAMESPACES, "exhaustion: locks on single bytes"): _KERNEL,
+    (NAMESPACES, "exhaustion: mappings of single pages"): _KERNEL,
+    (NAMESPACES, "exhaustion: watches of descriptors"): _KERNEL,
+    (NAMESPACES, "exhaustion: rules of a sandbox of its own"): _KERNEL,
+    (NAMESPACES, "exhaustion: CPU time of children that nobody waits for"): _UNWAITED,
+    (NAMESPACES, "exhaustion: CPU time between calls, of children that nobody waits for"): _UNWAITED,
 }
 """(mode, class and name of the attack) -> why it gets through; its test must fail."""

@@ -295,6 +295,25 @@ time.sleep(0.2)
         kernel_mib=64,
         once=True,
     ),
+    Attack(
+        name="access lists of files",
+        program="""
+entries = struct.pack("<HHI", 1, 7, 2**32 - 1) + struct.pack("<HHI", 2, 7, os.getuid()) * 8000
+entries += b"".join(struct.pack("<HHI", tag, 7, 2**32 - 1) for tag in (4, 16, 32))
+made = []
+for number in range(1600):
+    path = f"/dev/shm/{MARK}-{number}"
+    attempt(lambda: open(path, "w").close())
+    if attempt(lambda: os.setxattr(path, "system.posix_acl_access", struct.pack("<I", 2) + entries) or True) is None: break
+    made.append(path)
+time.sleep(0.2)
+for path in made: os.remove(path)
+""",
+        limits={"memory_mib": 64},
+        ends=("disk_limit",),
+        kernel_mib=64,
+        once=True,
+    ),
     # --- disk
     Attack(
         name="disk in every writable place",
@@ -433,6 +452,18 @@ if count > 1.5 * LIMITS["processes"]: escaped("has", count, "zombies")
         limits=SMALL,
         ends=OVER_MEMORY,
     ),
+    Attack(
+        name="a crash that the host writes down",
+        program="""
+for crash in (os.abort, lambda: ctypes.string_at(0), lambda: os.kill(os.getpid(), signal.SIGQUIT)):
+    attempt(resource.setrlimit, resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    pid = os.fork()
+    if pid == 0: signal.signal(signal.SIGQUIT, signal.SIG_DFL); crash(); os._exit(0)
+    if os.WCOREDUMP(os.waitpid(pid, 0)[1]): escaped("a dump was written, or given to the host's handler")
+""",
+        control=None,
+        why="sessions that are not isolated have the same limit, which not even root can raise everywhere",
+    ),
     # --- time
     Attack(
         name="time, by catching the interrupt",
@@ -547,7 +578,7 @@ def relay():
     open("burnt", "w").close()
 daemon(relay)
 """,
-        wait_s=5.0,
+        wait_s=7.0,
         aftermath_when="burnt",
         aftermath="import os\nif os.path.exists('burnt'): print('ESCAPED burnt 3 seconds between calls')",
         limits=CPU,

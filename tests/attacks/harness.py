@@ -21,9 +21,7 @@ from .host import Host, kill_all_with, new_secret, outliving, processes_with
 from .modes import Mode
 
 UNISOLATED = Mode("local", "none")
-ROOMY = Limits(
-    timeout_s=40, memory_mib=4096, processes=1000, workspace_mib=256, tmp_mib=256, output_hard_mib=64
-)
+ROOMY = Limits(timeout_s=40, memory_mib=4096, processes=1000, workspace_mib=256, tmp_mib=256, output_hard_mib=64)
 PROMPT_S = 4.0
 """How long a neighbour's small request may take, on a busy machine."""
 
@@ -96,7 +94,7 @@ def in_control(attack: Attack, host: Host) -> Outcome:
                 attacker.reset()
             duel.ask_the_next()
             attacker.close()
-            duel.look_for_processes(patience_s=0.5)
+            duel.look_for_processes(patience_s=1)
         finally:
             duel.clean_up()
         return duel.outcome
@@ -159,7 +157,7 @@ class Duel:
     def strike(self) -> None:
         """Runs the program and looks at everything that it was not to touch."""
         attack = self._attack
-        cwd = self._attacker.exec("import os\nprint(os.getcwd())").stdout.strip()
+        cwd = self._where()
         prelude = self._prelude(victim=self._victim_place)
         setup = attack.control_setup + "\n" if self._unisolated else ""
         with self._host.kernel_memory(watch=attack.kernel_mib > 0) as grown_mib:
@@ -176,6 +174,14 @@ class Duel:
         self._look_at_the_victim(prelude)
         for change in self._host.changes():
             self._note(change)
+
+    def _where(self) -> str:
+        """The attacker's folder; in a new session if the last attack ended the old one late."""
+        asked = self._attacker.exec("import os\nprint(os.getcwd())")
+        if not asked.ok:
+            self._attacker.reset()
+            asked = self._attacker.exec("import os\nprint(os.getcwd())")
+        return asked.stdout.strip()
 
     def _wait(self, cwd: str) -> None:
         deadline = time.monotonic() + self._attack.wait_s * (2 if self._unisolated else 1)
@@ -243,7 +249,7 @@ class Duel:
             if not stat.S_ISREG(os.stat(path).st_mode):
                 self._note(f"the host would wait for {path}, or read it for ever")
                 return b""
-            with open(path, "rb") as file:
+            with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
                 return file.read(1 << 20)
         except OSError:
             return b""

@@ -91,7 +91,7 @@ class Host:
 
             def look() -> None:
                 while not done.wait(0.05):
-                    peak[0] = max(peak[0], _kernel_mib() - before)
+                    peak[0] = max(peak[0], _growth_mib(before))
 
             thread = threading.Thread(target=look)
             thread.start()
@@ -129,11 +129,13 @@ def processes_with(mark: str) -> list[int]:
 
 
 def outliving(mark: str, patience_s: float) -> list[int]:
-    """Gives the processes with a mark that are still there after a while."""
-    deadline = time.monotonic() + patience_s
-    while (found := processes_with(mark)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return found
+    """Gives the processes with a mark that are still there after a while; one that changes its id is missed at times."""
+    deadline, missed, found = time.monotonic() + patience_s, 0, list[int]()
+    while missed < 5 and time.monotonic() < deadline:
+        seen = processes_with(mark)
+        found, missed = (seen, 0) if seen else (found, missed + 1)
+        time.sleep(0.01)
+    return found if missed < 5 else []
 
 
 def kill_all_with(mark: str) -> None:
@@ -155,33 +157,37 @@ def _is_zombie(folder: Path) -> bool:
         return True
 
 
-def _kernel_mib() -> float:
-    """What the kernel holds for itself and cannot give back, without the pages of processes and files."""
+def _kernel_mib() -> tuple[float, float]:
+    """What the kernel holds for itself and cannot give back, without the pages of processes and files.
+
+    By pages, of which some are free inside, and by objects, which leaves out large ones and needs root. Growth of
+    either is growth.
+    """
     sizes = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
-    names = ["PageTables", "KernelStack"]
-    try:
-        objects = Path("/proc/slabinfo").read_text(encoding="ascii").splitlines()[2:]
-    except OSError:  # for root only
-        objects = []
-        names.append("SUnreclaim")  # less exact: what was freed may still count
-    held = sum(int(sizes[name].split()[0]) * 1024 for name in names)
-    for name, active, _, size, *_ in map(str.split, objects):
-        if not any(part in name for part in _CACHES):
-            held += int(active) * int(size)
-    return held / (1 << 20)
+    pages, tables, stacks = (int(sizes[name].split()[0]) for name in ("SUnreclaim", "PageTables", "KernelStack"))
+    held = 0
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/slabinfo").read_text(encoding="ascii").splitlines()[2:]:
+            name, active, _, size, *_ = line.split()
+            if not any(part in name for part in _CACHES):
+                held += int(active) * int(size)
+    return (pages + tables + stacks) / 1024, held / (1 << 20) + (tables + stacks) / 1024
 
 
-def _settled_kernel_mib(patience_s: float = 4.0) -> float:
+def _growth_mib(before: tuple[float, float]) -> float:
+    return max(now - then for now, then in zip(_kernel_mib(), before, strict=True))
+
+
+def _settled_kernel_mib(patience_s: float = 4.0) -> tuple[float, float]:
     """The same, once what earlier attacks left has been given back, which the kernel does in its own time."""
     deadline = time.monotonic() + patience_s
-    last = _kernel_mib()
+    before = _kernel_mib()
     while time.monotonic() < deadline:
         time.sleep(0.25)
-        now = _kernel_mib()
-        if abs(last - now) < 1:
-            return now
-        last = now
-    return last
+        last, before = before, _kernel_mib()
+        if max(abs(a - b) for a, b in zip(last, before, strict=True)) < 1:
+            break
+    return before
 
 
 _CACHES = ("inode", "dentry", "radix", "buffer_head", "kernfs", "names", "bio")
@@ -205,7 +211,9 @@ def _handle(path: str) -> list[Any] | None:
     handle = ctypes.create_string_buffer((128).to_bytes(4, sys.byteorder) + bytes(4 + 128))
     mount = ctypes.c_int()
     libc = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(libc, "name_to_handle_at") or libc.name_to_handle_at(-100, path.encode(), handle, ctypes.byref(mount), 0):
+    if not hasattr(libc, "name_to_handle_at") or libc.name_to_handle_at(
+        -100, path.encode(), handle, ctypes.byref(mount), 0
+    ):
         return None
     size = int.from_bytes(handle.raw[:4], sys.byteorder)
     return [int.from_bytes(handle.raw[4:8], sys.byteorder), handle.raw[8 : 8 + size].hex()]

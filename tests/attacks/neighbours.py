@@ -336,12 +336,11 @@ os.close(ends[0]); os.close(ends[1])
     Attack(
         name="the number of watches, keys and queues of a user",
         program="""
-held = []
+held, context = [], ctypes.c_ulong(0)
+if syscall(0 if ARM else 206, 1, ctypes.byref(context)) == 0: escaped("asynchronous I/O, of which all the machine has a number")
 for _ in range(200):
     held.append(libc.inotify_init1(0))
     syscall("add_key", b"user", f"{MARK}-{len(held)}".encode(), b"x", 1, -4)
-    context = ctypes.c_ulong(0)
-    syscall(0 if ARM else 206, 2000, ctypes.byref(context))
 """,
         check="""
 if libc.inotify_init1(0) < 0 and ctypes.get_errno() == errno.EMFILE: escaped("the neighbour cannot watch files")

@@ -226,7 +226,7 @@ if others: escaped("sees processes", sorted(others)[:20])
         program="""
 path, up = HOST["secret_file"], "../" * 30
 attempt(os.makedirs, "a/b/c")
-for name, target in (("absolute", path), ("relative", up + path[1:]), ("root", "/"), ("magic", "/proc/self/root"), 
+for name, target in (("absolute", path), ("relative", up + path[1:]), ("root", "/"), ("magic", "/proc/self/root"),
                      ("up", "/proc/self/cwd/" + up), ("a/b/c/deep", "../../../" + up + path[1:]), ("twice", "absolute")):
     attempt(os.symlink, target, name)
 """,
@@ -263,6 +263,19 @@ for name, target in (("to-fifo", "fifo"), ("loop", "loop"), ("zero", "/dev/zero"
     attempt(os.symlink, target, name)
 """,
         reads=("fifo", "folder", "to-fifo", "loop", "output", "node", "folder/../fifo", "x" * 5000, "x/" * 2000),
+    ),
+    Attack(
+        name="a file whose readers have to wait",
+        program="""
+leased = os.open("leased", os.O_RDWR | os.O_CREAT)
+signal.signal(signal.SIGIO, signal.SIG_IGN)
+attempt(fcntl.fcntl, leased, 1024, fcntl.F_WRLCK)
+def read():
+    try: os.open("leased", os.O_RDONLY | os.O_NONBLOCK)
+    except BlockingIOError: escaped("a lease")
+in_child(read)
+""",
+        reads=("leased",) * 3,
     ),
     Attack(
         name="a hard link to a file of the host",

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from palaestra.sandboxes import shutdown
+from palaestra.rewards import grade_code
+from palaestra.sandboxes import ExecStatus, Limits, shutdown
 
 from . import escape, exhaustion, forging, neighbours, network, persistence, reading
 from .attack import Attack
-from .harness import in_control, in_mode
+from .forging import CHEATED_DATA, CHEATED_TESTS
+from .harness import UNISOLATED, in_control, in_mode, open_in
 from .host import Host
 from .modes import KNOWN, MODES, Mode
 
@@ -27,6 +29,7 @@ CLASSES = {
 ATTACKS: dict[str, Attack] = {
     f"{kind}: {attack.name}": attack for kind, attacks in CLASSES.items() for attack in attacks
 }
+CHEATS = {cheat.name: cheat.solution for cheat in forging.CHEATS}
 
 
 @pytest.fixture(scope="session")
@@ -75,7 +78,39 @@ def test_an_attack_succeeds_without_isolation(name: str, host: Host) -> None:
     assert outcome.achieved, outcome.problems
 
 
+@pytest.mark.parametrize("tests", [CHEATED_DATA, CHEATED_TESTS], ids=["data", "source"])
+@pytest.mark.parametrize("mode", MODES, ids=str)
+@pytest.mark.parametrize("name", CHEATS)
+def test_a_cheat_does_not_pass(name: str, mode: Mode, tests: object) -> None:
+    limits = Limits(timeout_s=5, grace_s=0.1, processes=16)
+    with open_in(mode) as neighbour:
+        assert neighbour.exec("x = 1").ok
+        report = grade_code(  # pyright: ignore
+            CHEATS[name], tests, entry_point="total", limits=limits, sandbox=mode.backend, isolation=mode.isolation
+        )
+        assert not report.passed
+        assert report.status != ExecStatus.SANDBOX_DIED
+        assert neighbour.exec("x").stdout == "1\n"
+    honest = grade_code(
+        "def total(numbers): return sum(numbers)",
+        tests,
+        entry_point="total",
+        sandbox=mode.backend,
+        isolation=mode.isolation,  # pyright: ignore
+    )
+    assert honest.passed
+
+
+@pytest.mark.parametrize("name", CHEATS)
+def test_a_cheat_passes_where_it_shares_a_process_with_its_tests(name: str) -> None:
+    program = f"{CHEATS[name]}\n{CHEATED_TESTS}\ncheck(total)\nprint('PASSED')"
+    with open_in(UNISOLATED) as sandbox:
+        ran = sandbox.run(["python3", "-I", "-c", program])
+    assert ran.exit_status == 0 or "PASSED" in ran.stdout, ran
+
+
 def test_there_are_many_attacks_and_nearly_all_have_a_control() -> None:
+    assert len(CHEATS) == len(forging.CHEATS)
     assert len(ATTACKS) == sum(len(attacks) for attacks in CLASSES.values()) >= 60
     without = [name for name, attack in ATTACKS.items() if attack.control is None]
     assert len(without) <= len(ATTACKS) // 20, without

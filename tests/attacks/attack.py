@@ -35,12 +35,8 @@ class Attack:
     """Runs before, in a neighbour's session."""
     check: str = ""
     """Runs in the neighbour's session afterwards; prints `ESCAPED` if the attack was felt there."""
-    wait_s: float = 0.0
-    """Time between the program and `aftermath`."""
-    aftermath: str = ""
-    """Runs in the attacker's session after `wait_s`, if that session is still alive."""
-    aftermath_when: str = ""
-    """A file that shows to a control that it need not wait longer."""
+    late_s: float = 0.0
+    """It succeeds if within that time after the program a process calls itself `MARK!`; 0 where that is not the aim."""
     later: str = ""
     """Runs in the next session, after the attacker's has ended."""
     reads: tuple[str, ...] = ()
@@ -149,8 +145,9 @@ def places():
     import tempfile
     found = {}
     for name in GIVEN["places"] or [os.getcwd(), tempfile.gettempdir(), os.environ.get("HOME", "/"), "/dev/shm", "/run", "/var/tmp"]:
-        info = attempt(os.stat, name)
-        if info and os.access(name, os.W_OK): found.setdefault((info.st_dev, info.st_ino), os.path.realpath(name))
+        info, mine = attempt(os.stat, name), os.path.join(name, f".{os.getpid()}-{MARK}")
+        if info and attempt(lambda: os.close(os.open(mine, os.O_CREAT | os.O_EXCL)) or os.unlink(mine) or True):
+            found.setdefault((info.st_dev, info.st_ino), os.path.realpath(name))
     return list(found.values())
 '''
 FLIP = r"""

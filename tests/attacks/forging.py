@@ -35,7 +35,7 @@ if speaker:
 os.dup2(theirs.fileno(), 3); theirs.close(); ours.close()
 """
 """For controls: the program talks to somebody who takes its word for everything, where a session has its supervisor."""
-WAIT = "\ntime.sleep(1)\n"
+WAIT = "\ntime.sleep(0.4)\n"
 _NOBODY_ASKED = (
     "{'id': None}",
     "{'id': [1]}",

@@ -65,10 +65,17 @@ def open_in(mode: Mode, limits: Limits | None = None) -> Sandbox:
         return open_sandbox(mode.backend, isolation=mode.isolation, limits=limits)
 
 
-def in_mode(attack: Attack, mode: Mode, host: Host) -> Outcome:
-    """Tries an attack twice in one session and once in the next one."""
+def in_mode(attack: Attack, mode: Mode, host: Host, on_a_copy: bool = False) -> Outcome:
+    """Tries an attack twice in one session and once in the next one.
+
+    Args:
+        attack: The attack.
+        mode: How its session is isolated.
+        host: The host.
+        on_a_copy: Whether the neighbour is a live copy of the attacker, instead of a stranger.
+    """
     limits = Limits(**{"timeout_s": 10, **attack.limits})
-    with open_in(mode, limits) as attacker, open_in(mode) as victim:
+    with open_in(mode, limits) as attacker, attacker.fork(1)[0] if on_a_copy else open_in(mode) as victim:
         duel = Duel(host, attack, attacker, victim, limits)
         for _ in range(1 if attack.once else 2):
             if not attacker.alive:
@@ -80,6 +87,7 @@ def in_mode(attack: Attack, mode: Mode, host: Host) -> Outcome:
             duel.strike()
         attacker.close()
         duel.look_for_processes(patience_s=5)
+        duel.look_at_the_host()
         return duel.outcome
 
 
@@ -95,6 +103,9 @@ def in_control(attack: Attack, host: Host) -> Outcome:
             duel.ask_the_next()
             attacker.close()
             duel.look_for_processes(patience_s=1)
+            if not duel.outcome.achieved:
+                time.sleep(0.3)  # the host's process notes some things a moment later
+                duel.look_at_the_host()
         finally:
             duel.clean_up()
         return duel.outcome
@@ -168,9 +179,8 @@ class Duel:
         if "tried\n" not in result.stdout and result.status.value not in attack.ends:
             self.outcome.problems.append(f"it ended as {result}")
         self._let_the_host_work(cwd)
-        if attack.aftermath:
-            self._wait(cwd)
-            self._judge(self._attacker.exec(attack.aftermath))
+        if attack.late_s:
+            self._wait_for_a_late_success()
         self._look_at_the_victim(prelude)
         for change in self._host.changes():
             self._note(change)
@@ -183,12 +193,15 @@ class Duel:
             asked = self._attacker.exec("import os\nprint(os.getcwd())")
         return asked.stdout.strip()
 
-    def _wait(self, cwd: str) -> None:
-        deadline = time.monotonic() + self._attack.wait_s * (2 if self._unisolated else 1)
-        while time.monotonic() < deadline:
-            time.sleep(0.05)
-            if self._unisolated and os.path.exists(f"{cwd}/{self._attack.aftermath_when}"):
+    def _wait_for_a_late_success(self) -> None:
+        """Until a process of the attack says that it is done, or all are gone."""
+        deadline, missed = time.monotonic() + self._attack.late_s, 0
+        while missed < 10 and time.monotonic() < deadline:
+            if processes_with(f"{self._mark}!"):
+                self._note("a process went on beyond its session's limits")
                 return
+            missed = 0 if processes_with(self._mark) else missed + 1
+            time.sleep(0.02)
 
     def _note(self, achieved: str) -> None:
         self.outcome.achieved.append(achieved)
@@ -255,6 +268,11 @@ class Duel:
             return b""
 
     # --- afterwards
+
+    def look_at_the_host(self) -> None:
+        """Looks for what happened to the host's process and files."""
+        for change in self._host.changes():
+            self._note(change)
 
     def ask_the_next(self) -> None:
         """Runs the program of the next session."""

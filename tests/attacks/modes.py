@@ -41,3 +41,17 @@ KNOWN: dict[tuple[Mode, str], str] = {
     (NAMESPACES, "exhaustion: CPU time between calls, of children that nobody waits for"): _UNWAITED,
 }
 """(mode, class and name of the attack) -> why it gets through; its test must fail."""
+
+_SHARED_BY_COPIES = "live copies share their user namespace, in which the kernel counts"
+_SEEN_BY_COPIES = (
+    "live copies share their process ids and their user; Landlock keeps signals apart, but not these calls"
+)
+
+KNOWN_ON_COPIES: dict[tuple[Mode, str], str] = {
+    **{name: why for name, why in KNOWN.items() if name[1].startswith("neighbours")},
+    (NAMESPACES, "neighbours: fewer processors, or only idle ones"): _SEEN_BY_COPIES,
+    (NAMESPACES, "neighbours: a lower priority for reading and writing"): _SEEN_BY_COPIES,
+    (NAMESPACES, "neighbours: the number of processes of a user"): _SHARED_BY_COPIES,
+    (NAMESPACES, "neighbours: the number of signals that wait for a user"): _SHARED_BY_COPIES,
+}
+"""The same for attacks of a session on its own live copy."""

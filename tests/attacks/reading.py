@@ -32,7 +32,7 @@ for path in ("/etc/shadow", "/etc/gshadow", "/etc/shadow-", "/etc/ssl/private/ss
         name="environments and arguments",
         program="""
 loot(repr(dict(os.environ)) + repr(sys.argv) + repr(sys.orig_argv))
-for pid in {*map(str, PIDS), *filter(str.isdigit, os.listdir("/proc"))}:
+for pid in {*map(str, PIDS), *filter(str.isdigit, attempt(os.listdir, "/proc") or ())}:
     for name in ("environ", "cmdline", f"task/{pid}/environ", f"task/{pid}/cmdline"): loot(slurp(f"/proc/{pid}/{name}"))
 """,
     ),
@@ -215,7 +215,7 @@ if HOST["host_name"] in names: escaped("the host is", HOST["host_name"])
     Attack(
         name="which processes there are",
         program="""
-others = {name for name in os.listdir("/proc") if name.isdigit()} - {str(os.getpid())}
+others = {name for name in os.listdir("/proc") if name.isdigit()} - {"1", str(os.getpid())}  # process 1 may be its warden
 if others: escaped("sees processes", sorted(others)[:20])
 """,
         modes=("namespaces",),

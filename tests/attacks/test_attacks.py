@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from .attack import Attack
 from .forging import CHEATED_DATA, CHEATED_TESTS
 from .harness import UNISOLATED, in_control, in_mode, open_in
 from .host import Host
-from .modes import KNOWN, MODES, Mode
+from .modes import KNOWN, KNOWN_ON_COPIES, MODES, Mode
 
 CLASSES = {
     "reading": reading.ATTACKS,
@@ -50,23 +50,29 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     opened_host.close()
 
 
-def _cases() -> list[object]:
+def _cases(known: Mapping[tuple[Mode, str], str], kind: str = "") -> list[object]:
     cases: list[object] = []
     for mode in MODES:
         for name, attack in ATTACKS.items():
-            if attack.modes and mode.isolation not in attack.modes:
+            if not name.startswith(kind) or (attack.modes and mode.isolation not in attack.modes):
                 continue
-            reason = KNOWN.get((mode, name))
+            reason = known.get((mode, name))
             marks = [pytest.mark.xfail(strict=True, reason=reason)] if reason else []
             cases.append(pytest.param(mode, name, marks=marks, id=f"{mode}: {name}"))
     return cases
 
 
-@pytest.mark.parametrize(("mode", "name"), _cases())
+@pytest.mark.parametrize(("mode", "name"), _cases(KNOWN))
 def test_an_attack_achieves_nothing(mode: Mode, name: str, host: Host) -> None:
     outcome = in_mode(ATTACKS[name], mode, host)
     assert outcome.achieved == []
     assert outcome.problems == []
+
+
+@pytest.mark.parametrize(("mode", "name"), _cases(KNOWN_ON_COPIES, "neighbours"))
+def test_an_attack_on_a_live_copy_achieves_nothing(mode: Mode, name: str, host: Host) -> None:
+    outcome = in_mode(ATTACKS[name], mode, host, on_a_copy=True)
+    assert outcome.achieved == []
 
 
 @pytest.mark.parametrize("name", [name for name, attack in ATTACKS.items() if attack.control])
@@ -117,7 +123,7 @@ def test_there_are_many_attacks_and_nearly_all_have_a_control() -> None:
 
 
 def test_known_gaps_are_attacks_of_the_suite() -> None:
-    assert {name for _, name in KNOWN} <= set(ATTACKS)
+    assert {name for _, name in (*KNOWN, *KNOWN_ON_COPIES)} <= set(ATTACKS)
 
 
 def test_the_test_module_finds_its_data(repository: Path) -> None:

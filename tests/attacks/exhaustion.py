@@ -24,11 +24,13 @@ def ready(count, work):
         if attempt(os.fork) == 0:
             kept = work()
             os.write(theirs, b"x")
-            time.sleep(3)
+            time.sleep(15)
             os._exit(0)
     os.close(theirs)
-    done, end = 0, time.monotonic() + 3
-    while done < count and time.monotonic() < end: done += len(os.read(ours, 100))
+    done, more, end = 0, b"x", time.monotonic() + 12
+    while done < count and more and time.monotonic() < end:
+        more = os.read(ours, 100)
+        done += len(more)
     return done
 
 def fill(fd, most=1 << 30):
@@ -225,7 +227,7 @@ hold(ready(12, fill_sockets) * 200 * 0.1)
         name="locks on single bytes",
         program=HOLD
         + """
-one_byte = [struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 2 * i, 1, 0) for i in range(550)]
+one_byte = [struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 2 * i, 1, 0) for i in range(650)]
 def lock():
     files = [fd for i in range(240) if (fd := attempt(os.open, f"{os.getpid()}-{i}", os.O_RDWR | os.O_CREAT)) is not None]
     for fd in files:
@@ -235,7 +237,7 @@ def lock():
 ready(3, lock)
 time.sleep(0.2)
 """,
-        limits={"memory_mib": 64, "timeout_s": 20},
+        limits={"memory_mib": 64, "timeout_s": 25},
         ends=OVER_MEMORY,
         kernel_mib=64,
         once=True,
@@ -249,10 +251,10 @@ def split():
     libc.mmap.restype = ctypes.c_void_p
     start = libc.mmap(None, ctypes.c_size_t(PAGES << 12), 0, 0x4022, -1, ctypes.c_long(0))
     for page in range(0, PAGES, 2): libc.mprotect(ctypes.c_void_p(start + (page << 12)), ctypes.c_size_t(4096), 1)
-ready(10, split)
+ready(11, split)
 time.sleep(0.2)
 """,
-        limits={"memory_mib": 64, "timeout_s": 20, "processes": 16},
+        limits={"memory_mib": 64, "timeout_s": 25, "processes": 16},
         ends=OVER_MEMORY,
         kernel_mib=64,
         once=True,
@@ -269,10 +271,10 @@ def watch():
         for pair in pipes:
             for end in pair: attempt(poll.register, end)
     return polls
-ready(24, watch)
+ready(26, watch)
 time.sleep(0.2)
 """,
-        limits={"memory_mib": 64, "timeout_s": 20, "processes": 40},
+        limits={"memory_mib": 64, "timeout_s": 25, "processes": 40},
         ends=OVER_MEMORY,
         kernel_mib=64,
         once=True,
@@ -287,7 +289,7 @@ def rules():
     call, number, kind = libc.syscall, ctypes.c_long(NUMBERS["landlock_add_rule"][ARM]), ctypes.c_long(2)
     fd, flags = ctypes.c_long(ruleset), ctypes.c_long(0)
     for port in range(65536): call(number, fd, kind, struct.pack("QQ", 1, port), flags)
-for _ in range(16): rules()
+for _ in range(20): rules()
 time.sleep(0.2)
 """,
         limits={"memory_mib": 64, "timeout_s": 30},
@@ -552,7 +554,7 @@ if burnt >= 1: escaped("burnt", round(burnt, 1), "seconds")
         program=DAEMON
         + """
 def burn():
-    while time.process_time() < 3: pass
+    while time.process_time() < (0.6 if UNISOLATED else 3): pass
 daemon(burn)
 """,
         late_s=30,
@@ -566,7 +568,7 @@ daemon(burn)
 def relay():
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     ours, theirs = os.pipe()
-    for _ in range(150):
+    for _ in range(30 if UNISOLATED else 150):
         if os.fork() == 0:
             while time.process_time() < 0.02: pass
             os.write(theirs, b"x"); os._exit(0)

@@ -60,6 +60,8 @@ class Attack:
     control_setup: str = ""
     """Runs first in the control's session."""
     control_needs_root: bool = False
+    control_needs: str = ""
+    """What not every machine has, as a Python expression of the prelude that is true where it is there."""
     control_twin: str = ""
     """Runs first in the control's neighbour."""
     why: str = ""

@@ -203,6 +203,7 @@ for pid, cpu in ((-1, 0), (HOST["pid"], -1)):
 for flags in (0, 1, 0x80000, 0x80001):
     if syscall("userfaultfd", flags) >= 0: escaped("a userfaultfd")
 """,
+        control_needs="syscall('userfaultfd', 1) >= 0",
     ),
     Attack(
         name="watching the host's files",
@@ -294,6 +295,7 @@ poke(HOST["pid"], HOST["scratch"])
 for pid in VICTIM["pids"]:
     if pid != os.getpid(): poke(pid, VICTIM["scratch"])
 """,
+        control_needs_root=True,
     ),
     Attack(
         name="typing on the host's terminal",

@@ -56,6 +56,8 @@ class Outcome:
     """Each thing that isolation is to prevent."""
     problems: list[str] = field(default_factory=list[str])
     """What kept it from being tried in full."""
+    lacking: str = ""
+    """What this machine lacks for a control."""
 
 
 def open_in(mode: Mode, limits: Limits | None = None) -> Sandbox:
@@ -96,6 +98,8 @@ def in_control(attack: Attack, host: Host) -> Outcome:
     limits = Limits(**{"timeout_s": 10, **attack.limits})
     with open_in(UNISOLATED, ROOMY) as attacker, open_in(UNISOLATED, ROOMY) as victim:
         duel = Duel(host, attack, victim if attack.control == "holder" else attacker, victim, limits, unisolated=True)
+        if not duel.can_be_tried():
+            return Outcome(lacking=attack.control_needs)
         try:
             duel.strike()
             if attack.control != "same session":
@@ -164,6 +168,12 @@ class Duel:
         return PRELUDE.replace("@GIVEN@", repr(json.dumps(everything)))
 
     # --- one attack
+
+    def can_be_tried(self) -> bool:
+        """Whether the machine has what a control needs."""
+        needed = self._attack.control_needs or "True"
+        asked = self._attacker.exec(f"{self._prelude(victim={})}print(bool(attempt(lambda: {needed})))")
+        return asked.stdout == "True\n"
 
     def strike(self) -> None:
         """Runs the program and looks at everything that it was not to touch."""

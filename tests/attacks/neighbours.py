@@ -158,6 +158,7 @@ for pid in others:
     if syscall("process_vm_readv", pid, here, 1, there, 1, 0) > 0: loot(buffer.raw)
     loot(slurp(f"/proc/{pid}/mem", VICTIM["size"], VICTIM["address"]))
 """,
+        control_needs_root=True,
     ),
     Attack(
         name="reading their files",

@@ -67,6 +67,7 @@ if client:
     attempt(client.sendto, b"hello", MSG_FASTOPEN, ("127.0.0.1", HOST["tcp"]))
     loot(attempt(client.recv, 100))
 """,
+        control_needs="int(slurp('/proc/sys/net/ipv4/tcp_fastopen')) & 1",
     ),
     Attack(
         name="TCP over several paths, and other protocols for streams",
@@ -79,6 +80,7 @@ for protocol in (262, 132, 256, 33):
         attempt(client.connect, ("127.0.0.1", HOST["tcp"]))
         loot(attempt(client.recv, 100))
 """,
+        control_needs="socket.socket(2, 1, 262)",
     ),
     Attack(
         name="UDP to the host",
@@ -200,6 +202,7 @@ for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET):
     if attempt(socket.socket, AF_VSOCK, kind): escaped("a socket to the hypervisor")
 if slurp("/dev/vsock", 1) or attempt(os.open, "/dev/vsock", os.O_RDONLY): escaped("opens /dev/vsock")
 """,
+        control_needs="socket.socket(40, 1)",
     ),
     Attack(
         name="families of sockets that few have heard of",
@@ -221,6 +224,7 @@ if not ARM:
     if fd >= 0 and int80(SOCKETCALL, CONNECT, in_low_memory(struct.pack("<3I", fd, name, 16))) == 0: loot(os.read(fd, 100))
 """,
         ends=("killed",),
+        control_needs="not ARM and os.path.exists('/proc/sys/abi/vsyscall32')",
     ),
     Attack(
         name="x32 system calls",
@@ -245,5 +249,6 @@ if ring:
     name = ctypes.create_string_buffer(struct.pack("<HH4s8x", 2, socket.htons(HOST["tcp"]), bytes([127, 0, 0, 1])))
     if fd >= 0 and ring.call(CONNECT, fd, offset=16, address=ctypes.addressof(name)) == 0: loot(os.read(fd, 100))
 """,
+        control_needs="syscall('io_uring_setup', 4, ctypes.create_string_buffer(120)) >= 0",
     ),
 )

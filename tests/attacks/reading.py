@@ -45,6 +45,7 @@ for pid in PIDS:
         start, end = (int(part, 16) for part in line.split()[0].split("-"))
         loot(slurp(f"/proc/{pid}/mem", min(end - start, 1 << 24), start))
 """,
+        control_needs_root=True,
     ),
     Attack(
         name="the memory of a process at a known address",
@@ -55,6 +56,7 @@ for pid in PIDS:
     there = (ctypes.c_size_t * 2)(HOST["address"], HOST["size"])
     if syscall("process_vm_readv", pid, here, 1, there, 1, 0) > 0: loot(buffer.raw)
 """,
+        control_needs_root=True,
     ),
     Attack(
         name="the memory of a traced process",
@@ -70,6 +72,7 @@ def trace(pid):
 for pid in PIDS:
     if pid != os.getpid(): attempt(trace, pid)
 """,
+        control_needs_root=True,
     ),
     Attack(
         name="files that processes hold open",
@@ -90,6 +93,7 @@ for pid in PIDS:
     fd = syscall("pidfd_getfd", process, HOST["fd"], 0)
     if fd >= 0: loot(os.pread(fd, 100, 0))
 """,
+        control_needs_root=True,
     ),
     Attack(
         name="descriptors that a session was born with",

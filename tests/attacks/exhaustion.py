@@ -8,6 +8,7 @@ from .memory import DAEMON, HOLD, OVER_MEMORY, SMALL
 
 DISK = {"workspace_mib": 4, "tmp_mib": 4, "inodes": 100}
 QUICK = {"timeout_s": 0.3, "grace_s": 0.1}
+LONG = "long_s = 0.6 if UNISOLATED else 1.5\n"
 CPU = {"cpu_s": 0.3, "timeout_s": 30, "grace_s": 0.2}
 
 ATTACKS = (
@@ -109,7 +110,7 @@ if count > 1.5 * LIMITS["processes"]: escaped("has", count, "children")
         name="a fork bomb",
         program="""
 log = os.open("born", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC)
-first, end = os.getpid(), time.monotonic() + 1.5
+first, end = os.getpid(), time.monotonic() + 0.8
 for generation in range(6):
     if attempt(os.fork) == 0: os.write(log, b"x")
 while time.monotonic() < end: pass
@@ -164,10 +165,11 @@ for crash in (os.abort, lambda: ctypes.string_at(0), lambda: os.kill(os.getpid()
     # --- time
     Attack(
         name="time, by catching the interrupt",
-        program="""
-end = time.monotonic() + 1.3
+        program=LONG
+        + """
+end = time.monotonic() + long_s
 while time.monotonic() < end:
-    try: time.sleep(1.3)
+    try: time.sleep(long_s)
     except BaseException: pass
 escaped("ran on")
 """,
@@ -177,10 +179,11 @@ escaped("ran on")
     ),
     Attack(
         name="time, deaf to signals",
-        program="""
+        program=LONG
+        + """
 signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))
 for number in range(1, 65): attempt(signal.signal, number, signal.SIG_IGN)
-time.sleep(1.3)
+time.sleep(long_s)
 escaped("ran on")
 """,
         limits=QUICK,
@@ -189,10 +192,11 @@ escaped("ran on")
     ),
     Attack(
         name="time, inside one long instruction",
-        program="""
+        program=LONG
+        + """
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 begun, number = time.monotonic(), 3
-while time.monotonic() - begun < 1.3: number = pow(3, 400_000, 10**60_000)
+while time.monotonic() - begun < long_s: number = pow(3, 400_000, 10**60_000)
 escaped("ran on")
 """,
         limits=QUICK,
@@ -201,9 +205,10 @@ escaped("ran on")
     ),
     Attack(
         name="time, waiting where no signal wakes it",
-        program="""
+        program=LONG
+        + """
 pid = syscall("clone", 0x4000 | 17, 0, 0, 0, 0)  # as vfork: its parent waits for it in the kernel
-if pid == 0: libc.usleep(1_300_000); os._exit(0)
+if pid == 0: libc.usleep(int(long_s * 1e6)); os._exit(0)
 escaped("ran on")
 """,
         limits=QUICK,
@@ -215,12 +220,12 @@ escaped("ran on")
         program=DAEMON
         + """
 def burn():
-    while time.process_time() < 0.8: pass
+    while time.process_time() < (0.4 if UNISOLATED else 0.8): pass
     open(f"burnt-{os.getpid()}", "w").close()
 for _ in range(2): daemon(burn)
 given_up = time.monotonic() + 25
 while len([name for name in os.listdir() if name.startswith("burnt")]) < 2 and time.monotonic() < given_up: time.sleep(0.1)
-if time.monotonic() < given_up: escaped("burnt 1.6 seconds")
+if time.monotonic() < given_up: escaped("burnt more than twice its time")
 """,
         limits=CPU,
         ends=("timeout", "killed"),
@@ -232,13 +237,13 @@ if time.monotonic() < given_up: escaped("burnt 1.6 seconds")
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 ours, theirs = os.pipe()
 burnt, given_up = 0.0, time.monotonic() + 20
-while burnt < 1 and time.monotonic() < given_up:
+while burnt < 0.8 and time.monotonic() < given_up:
     if os.fork() == 0:
         while time.process_time() < 0.02: pass
         os.write(theirs, b"x"); os._exit(0)
     os.read(ours, 1)
     burnt += 0.02
-if burnt >= 1: escaped("burnt", round(burnt, 1), "seconds")
+if burnt >= 0.8: escaped("burnt", round(burnt, 1), "seconds")
 """,
         limits=CPU,
         ends=("timeout", "killed"),
@@ -263,7 +268,7 @@ daemon(burn)
 def relay():
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     ours, theirs = os.pipe()
-    for _ in range(30 if UNISOLATED else 150):
+    for _ in range(30 if UNISOLATED else 125):
         if os.fork() == 0:
             while time.process_time() < 0.02: pass
             os.write(theirs, b"x"); os._exit(0)
@@ -277,9 +282,10 @@ daemon(relay)
     # --- output
     Attack(
         name="a flood of output",
-        program="""
+        program=LONG
+        + """
 signal.signal(signal.SIGINT, signal.SIG_IGN)
-end = time.monotonic() + 1.5
+end = time.monotonic() + long_s
 while time.monotonic() < end: os.write(1, b"x" * (1 << 16)); os.write(2, b"y" * (1 << 16)); time.sleep(0.01)
 escaped("went on printing")
 """,

@@ -183,7 +183,7 @@ def _settled_kernel_mib(patience_s: float = 4.0) -> tuple[float, float]:
     deadline = time.monotonic() + patience_s
     before = _kernel_mib()
     while time.monotonic() < deadline:
-        time.sleep(0.25)
+        time.sleep(0.15)
         last, before = before, _kernel_mib()
         if max(abs(a - b) for a, b in zip(last, before, strict=True)) < 1:
             break

@@ -187,6 +187,7 @@ hold(sum(struct.unpack("I", os.read(ours, 4))[0] for _ in range(3)))
 """,
         limits={**SMALL, "memory_mib": 24},
         ends=OVER_MEMORY,
+        once=True,
     ),
     Attack(
         name="memory in sockets of a few processes",
@@ -206,6 +207,7 @@ hold(sum(struct.unpack("I", os.read(ours, 4))[0] for _ in range(3)))
 """,
         limits=SMALL,
         ends=OVER_MEMORY,
+        once=True,
     ),
     Attack(
         name="memory in sockets of many processes",

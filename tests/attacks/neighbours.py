@@ -83,6 +83,7 @@ for pid in [*VICTIM["pids"], HOST["pid"]]:
     attempt(os.setpriority, os.PRIO_PROCESS, pid, lower)
     attempt(os.setpriority, os.PRIO_PGRP, pid, lower)
 """,
+        control_needs="os.getuid() == 0 or os.getpriority(os.PRIO_PROCESS, 0) < 19",
     ),
     Attack(
         name="a lower priority for all of one user",

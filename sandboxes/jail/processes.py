@@ -11,12 +11,10 @@ from typing import Any
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _MIB = 1 << 20
-_FEW_PROCESSES = 4
-"""So few cannot hold much in sockets."""
 _MOST_FDS = 256
-_USUAL_FDS = 1024
-_SOCKET_MIB = 0.25
-"""What one socket holds by default at most (`net.core.wmem_default`), rounded up."""
+_USUAL_FDS = 128
+_HELD_MIB = {"socket": 0.25, "pipe": 0.0625}
+"""What one end of a socket (`net.core.wmem_default`, rounded up) and what a pipe can hold unread."""
 
 
 @dataclass
@@ -88,8 +86,7 @@ def oversize(limits: dict[str, Any], roots: Sequence[int], usage: Usage, table: 
     memory_mib = usage.memory_mib
     if memory_mib > limits["memory_mib"]:
         memory_mib = proportional_memory_mib(roots, table)
-    if usage.processes > _FEW_PROCESSES:
-        memory_mib += socket_memory_mib(roots, table)
+    memory_mib += unread_mib(roots, table)
     if memory_mib > limits["memory_mib"]:
         return "memory_limit", f"more than {limits['memory_mib']} MiB of memory"
     if usage.processes > limits["processes"] + 1:
@@ -97,25 +94,23 @@ def oversize(limits: dict[str, Any], roots: Sequence[int], usage: Usage, table: 
     return None
 
 
-def socket_memory_mib(roots: Iterable[int], table: Table) -> float:
-    """What the trees' sockets may hold unread, which counts as nobody's memory; 0 for a usual number of descriptors."""
-    tree = trees_of(roots, table)
-    fds: list[str] = []
+def unread_mib(roots: Iterable[int], table: Table) -> float:
+    """What the trees' sockets and pipes may hold, which counts as nobody's memory; 0 for a usual number of them."""
+    paths: list[str] = []
     unseen = 0
-    for pid in tree:
+    for pid in trees_of(roots, table):
         try:
-            fds += [f"/proc/{pid}/fd/{name}" for name in os.listdir(f"/proc/{pid}/fd")]
+            paths += [f"/proc/{pid}/fd/{name}" for name in os.listdir(f"/proc/{pid}/fd")]
         except OSError:
             unseen += not _has_ended(pid)  # it hides them
-    if len(fds) + unseen * _MOST_FDS <= _USUAL_FDS:
+    if len(paths) + unseen * _MOST_FDS <= _USUAL_FDS:
         return 0.0
-    sockets: set[str] = set()
-    for path in fds:
+    held: set[str] = set()
+    for path in paths:
         with contextlib.suppress(OSError):
-            target = os.readlink(path)
-            if target.startswith("socket:"):
-                sockets.add(target)
-    return (len(sockets) + unseen * _MOST_FDS) * _SOCKET_MIB
+            held.add(os.readlink(path))
+    kinds = [_HELD_MIB.get(target.partition(":")[0], 0.0) for target in held]
+    return sum(kinds) + unseen * _MOST_FDS * _HELD_MIB["socket"]
 
 
 def _has_ended(pid: int) -> bool:

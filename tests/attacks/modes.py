@@ -16,7 +16,8 @@ class Mode(NamedTuple):
 
 
 NAMESPACES = Mode("local", "namespaces")
-MODES = (NAMESPACES,)
+LANDLOCK = Mode("local", "landlock")
+MODES = (NAMESPACES, LANDLOCK)
 
 _KERNEL = "memory is what processes show as theirs; this the kernel holds for them"
 _UNWAITED = "CPU time is that of living processes and of those that were waited for; others take theirs with them"

@@ -27,6 +27,8 @@ _LOOK = _EXECUTE | _READ_FILE | _READ_DIR
 _CHANGE = _ALL & ~_IOCTL
 _LIST = _READ_DIR
 _USE = _READ_FILE | _WRITE_FILE
+_OF_ITSELF = ("auxv", "cmdline", "fd", "fdinfo", "limits", "maps", "smaps", "smaps_rollup", "stat", "statm", "status")
+"""What a process may read of itself in /proc; `net`, for one, is the host's."""
 _TCP, _SCOPES, _BENEATH = 3, 3, 1
 
 
@@ -69,7 +71,8 @@ class Folders:
         attributes = struct.pack("QQQ", _ALL, _TCP, _SCOPES)
         made = kernel.libc.syscall(kernel.NR["landlock_create_ruleset"], attributes, len(attributes), 0)
         kernel.check(made, "landlock_create_ruleset")
-        own = [("/proc/self", _LOOK), *[(path, _CHANGE) for path in change]]
+        own = [(f"/proc/self/{name}", _LOOK) for name in _OF_ITSELF]
+        own += [(path, _CHANGE) for path in change]
         for path, rights in self._wanted + own:
             _allow(made, path, rights)
         return made

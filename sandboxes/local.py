@@ -15,6 +15,7 @@ from typing import Any
 
 from ..core.errors import SandboxUnavailable
 from .client import JailClient
+from .environment import session_environment
 from .jail import wire
 from .leftovers import SessionsFolder
 
@@ -137,17 +138,7 @@ def _config(isolation: str, directory: str | None) -> dict[str, Any]:
         "look": look,
         "names": names,
         "packages": _site_packages(),
-        "environment": {
-            "PATH": f"{os.path.dirname(python)}:/usr/local/bin:/usr/bin:/bin",
-            "HOME": "/workspace",
-            "TMPDIR": "/tmp",
-            "USER": "agent",
-            "LANG": "C.UTF-8",
-            "PYTHONHASHSEED": "0",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-        },
+        "environment": session_environment(f"{os.path.dirname(python)}:/usr/local/bin:/usr/bin:/bin"),
     }
 
 

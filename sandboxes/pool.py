@@ -15,7 +15,9 @@ from .client import JailClient
 
 _Key = tuple[str, str, str | None, str | None]
 _jails: dict[_Key, JailClient] = {}
-_jails_lock = threading.Lock()
+_starting: dict[_Key, threading.Lock] = {}
+"""One lock for each configuration: what needs another jail does not wait while an image is pulled."""
+_starting_lock = threading.Lock()
 
 
 def jail(config: SandboxConfig) -> JailClient:
@@ -25,11 +27,14 @@ def jail(config: SandboxConfig) -> JailClient:
         SandboxUnavailable: This machine cannot isolate code that way; the message says what to change.
     """
     key = config.backend, config.isolation, config.image, config.runtime
-    with _jails_lock:
+    with _starting_lock:
+        lock = _starting.setdefault(key, threading.Lock())
+    with lock:
         found = _jails.get(key)
         if found is not None and found.died is None:
             return found
         if found is not None:
+            del _jails[key]
             found.close()
         _jails[key] = _start(config)
         return _jails[key]
@@ -47,19 +52,25 @@ def _start(config: SandboxConfig) -> JailClient:
 
 def shutdown() -> None:
     """Closes the jails of this process; sessions that are still open are lost. Also runs at exit."""
-    with _jails_lock:
-        while _jails:
-            _jails.popitem()[1].close()
+    with _starting_lock:
+        locks = list(_starting.items())
+    for key, lock in locks:
+        with lock:
+            client = _jails.pop(key, None)
+            if client is not None:
+                client.close()
 
 
 def _forget_jails() -> None:
     """In a forked child: lets go of the parent's jails."""
-    global _jails_lock
-    _jails_lock = threading.Lock()
+    global _starting_lock
+    _starting_lock = threading.Lock()
+    _starting.clear()
     for client in _jails.values():
         client.forget()
     _jails.clear()
 
 
 atexit.register(shutdown)
-os.register_at_fork(after_in_child=_forget_jails)
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_forget_jails)

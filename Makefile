@@ -2,6 +2,7 @@
 #   make quickstart                       train an agent in CodeSandbox-v0 on two CPU cores, in about five minutes
 #   make quickstart seed=1 model=FOLDER   another seed, or your own transformers model (run=FOLDER, args="KEY=VALUE ...")
 #   make test                             every test that needs no service, at most ten minutes
+#   make test-docker                      the tests that need a Docker engine; starts one of its own (as root, on Debian)
 #   make lint                             ruff, pyright and the layer contract
 #   make bench                            every benchmark, into benchmarks/results/
 #   make claims                           every claim of the README and docs, into claims/ (hours)
@@ -20,7 +21,7 @@ export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test lint bench claims clean
+.PHONY: help quickstart test test-docker lint bench claims clean
 
 help:
 	@sed -n '2,/^PYTHON/{/^#/s/^#   //p;}' Makefile
@@ -40,7 +41,10 @@ quickstart: $(VENV)/installed
 	$(BIN)/palaestra train quickstart $(if $(seed),seed=$(seed)) $(if $(model),model=$(model)) $(if $(run),run=$(run)) $(args)
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n $(workers) --durations=10 $(args)
+	$(BIN)/python -m pytest -n $(workers) --durations=10 -m "not docker" $(args)
+
+test-docker: $(VENV)/installed-dev
+	$(BIN)/python scripts/docker_engine.py -- $(BIN)/python -m pytest --durations=10 -m docker $(args)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -15,6 +15,7 @@ from typing import Any
 from ..core.errors import SandboxUnavailable
 from .engine import Engine, reason_of
 from .jail.wire import one_line
+from .tls import TlsStream
 
 _HEADER = struct.Struct("!BxxxI")
 _STDIN, _STDOUT, _STDERR, _ENGINE = 0, 1, 2, 3
@@ -171,10 +172,12 @@ class ContainerLink:
 def _own(attached: Any) -> Any:
     """The connection below the file object that the SDK gives, as a socket that nobody else closes.
 
-    A connection of another kind (TLS, a pipe of Windows) stays what it is; all have the few methods used here.
+    A pipe of Windows stays what it is; all have the few methods used here.
     """
     found = getattr(attached, "_sock", attached)
-    if not isinstance(found, socket.socket) or isinstance(found, ssl.SSLSocket):
+    if isinstance(found, ssl.SSLSocket):
+        return TlsStream(found)
+    if not isinstance(found, socket.socket):
         return found
     sock = socket.socket(fileno=found.detach())
     if sock.family in (socket.AF_INET, socket.AF_INET6):

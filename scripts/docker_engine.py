@@ -59,8 +59,8 @@ class EngineError(Exception):
     """The engine cannot run; one line names the fix."""
 
 
-class Engine:
-    """A running engine, from `with Engine() as engine` on.
+class PrivateEngine:
+    """A running engine, from `with PrivateEngine() as engine` on.
 
     Args:
         tcp: Whether it listens on a port of 127.0.0.1, too.
@@ -80,7 +80,7 @@ class Engine:
         self.tcp_host = f"tcp://127.0.0.1:{free_port()}" if tcp else None
         self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> Engine:
+    def __enter__(self) -> PrivateEngine:
         try:
             self.start()
         except BaseException:
@@ -253,7 +253,7 @@ def cache_lock() -> Iterator[None]:
 
 def image_tarball() -> Path:
     """The file system of the test image; built if the cache does not have it."""
-    key = hashlib.sha256(json.dumps([RECIPE, platform.machine()]).encode()).hexdigest()[:12]
+    key = hashlib.sha256(json.dumps([RECIPE, BUILD, platform.machine()]).encode()).hexdigest()[:12]
     with cache_lock():
         tarball = cache() / f"image-{key}.tar"
         if not tarball.exists():
@@ -276,7 +276,7 @@ def build_image(tarball: Path) -> None:
     partial.replace(tarball)
 
 
-def import_image(engine: Engine, name: str) -> None:
+def import_image(engine: PrivateEngine, name: str) -> None:
     """Gives an engine the test image under a name."""
     tarball = image_tarball()
     with engine.client() as client:
@@ -287,12 +287,13 @@ def import_image(engine: Engine, name: str) -> None:
 
 
 def run(command: Sequence[str], environment: dict[str, str]) -> int:
-    """Runs a command to its end and gives its exit status; Ctrl-C reaches it too, and it ends in its own way."""
+    """Runs a command to its end and gives its status as a shell does; Ctrl-C reaches it too, and it ends in its own way."""
     process = subprocess.Popen(command, env=environment)
     try:
         while True:
             try:
-                return process.wait()
+                status = process.wait()
+                return status if status >= 0 else 128 - status
             except KeyboardInterrupt:
                 continue
     finally:
@@ -315,7 +316,7 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, leave)
     try:
-        with Engine() as engine:
+        with PrivateEngine() as engine:
             import_image(engine, options.image)
             environment = {name: value for name, value in os.environ.items() if not name.startswith("DOCKER_")}
             environment |= {"DOCKER_HOST": engine.host, "PALAESTRA_TEST_IMAGE": options.image}

@@ -81,7 +81,7 @@ def own_engines(repository: Path) -> Any:
 @pytest.fixture(scope="session")
 def own_engine(own_engines: Any, image: str) -> Iterator[Any]:
     """Another engine, with the test image, that tests may end as long as they start it again."""
-    with own_engines.Engine(tcp=True) as engine:
+    with own_engines.PrivateEngine(tcp=True) as engine:
         own_engines.import_image(engine, image)
         yield engine
 

@@ -1,16 +1,19 @@
 """Engines, images and containers that fail: one readable line or a failure of infrastructure, never a hang."""
 
+import contextlib
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import pytest
 from containers import Build, containers, none_is_left, open_docker
 from registry import Registry
+from tls_front import tls_front
 
 from palaestra.core.errors import EnvironmentFailure, SandboxUnavailable
 from palaestra.sandboxes import ExecStatus, Limits, Sandbox, container, shutdown
@@ -204,13 +207,27 @@ def test_a_long_silent_call_outlives_the_patience(image: str, fresh: None, monke
         assert sandbox.exec("import time\ntime.sleep(1.5)\n7").stdout == "7\n"
 
 
-def test_an_engine_on_a_port(at_own_engine: Any, image: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DOCKER_HOST", at_own_engine.tcp_host)
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_an_engine_on_a_port(
+    at_own_engine: Any, image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encrypted: bool
+) -> None:
+    port = int(at_own_engine.tcp_host.rpartition(":")[2])
+    with tls_front(port, tmp_path) if encrypted else contextlib.nullcontext(port) as front:
+        monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{front}")
+        if encrypted:
+            monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
+            monkeypatch.setenv("DOCKER_CERT_PATH", str(tmp_path))
+            for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+                monkeypatch.delenv(name, raising=False)
+        use_engine_on_a_port(at_own_engine, image)
+
+
+def use_engine_on_a_port(engine: Any, image: str) -> None:
     waiting = Waiting(image)
     with open_docker(image) as sandbox:
         sandbox.write_file("a", bytes(10_000_000))
         assert sandbox.read_file("a") == bytes(10_000_000)
-    with at_own_engine.client() as client:
+    with engine.client() as client:
         (found,) = containers(client.api)
         client.api.kill(found["Id"])
         assert waiting.statuses(10) == [ExecStatus.SANDBOX_DIED] * 5

@@ -94,6 +94,7 @@ class ContainerLink:
         self._container = container
         self._splitter = StreamSplitter()
         self._buffer = memoryview(bytearray(_BUFFER))
+        self._has_spoken = False
         self._stream: Any = None
         try:
             attached = engine.api.attach_socket(container, {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
@@ -121,11 +122,16 @@ class ContainerLink:
                 self._check_container()
                 continue
             if not size:
-                said = self._splitter.last_line()
-                raise ConnectionError(f"the container ended{': ' if said else ''}{said}")
+                raise ConnectionError(self._last_words())
             stdout = self._splitter.feed(self._buffer[:size])
             if stdout:
+                self._has_spoken = True
                 return stdout
+
+    def _last_words(self) -> str:
+        """Stderr tells why a jail does not start; later it says nothing that is meant for anybody."""
+        said = "" if self._has_spoken else self._splitter.last_line()
+        return f"the container ended: {said}" if said else "the container ended"
 
     def send(self, data: bytes) -> None:
         """See `JailLink`."""

@@ -45,6 +45,8 @@ START_TIMEOUT_S = 60
 LEAST_SPACE = 2 << 30
 NAMESPACES = ("setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 """Process ids and mounts of its own; ends with this process, and everything in it with itself."""
+RUN = 'mount -t tmpfs tmpfs /run && dockerd "$@"; exit $?'
+"""The shell stays, as the first process, and reaps what containers leave."""
 BUILD = """
 mount -t tmpfs -o mode=755 tmpfs "$1"
 debootstrap --variant=minbase --include="$2" "$3" "$1" >&2
@@ -109,7 +111,7 @@ class PrivateEngine:
         ]  # fmt: skip
         with open(self.folder / "docker.log", "ab") as log:
             self._process = subprocess.Popen(
-                [*NAMESPACES, "sh", "-euc", 'mount -t tmpfs tmpfs /run; exec dockerd "$@"', "sh", *options],
+                [*NAMESPACES, "sh", "-uc", RUN, "sh", *options],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         self._await_answer(self._process)
@@ -131,7 +133,7 @@ class PrivateEngine:
     def pid(self) -> int:
         """The running engine's process id."""
         assert self._process is not None
-        return first_child(self._process.pid)
+        return first_child(first_child(self._process.pid))
 
     @contextlib.contextmanager
     def client(self) -> Iterator[Any]:
@@ -287,7 +289,7 @@ def import_image(engine: PrivateEngine, name: str) -> None:
 
 
 def run(command: Sequence[str], environment: dict[str, str]) -> int:
-    """Runs a command to its end and gives its status as a shell does; Ctrl-C reaches it too, and it ends in its own way."""
+    """Runs a command to its end, also on Ctrl-C, which reaches it too, and gives its exit status as a shell does."""
     process = subprocess.Popen(command, env=environment)
     try:
         while True:

@@ -86,4 +86,5 @@ def _take_away(fd: int, flags: int) -> int:
     return moved
 
 
-main()
+if __name__ == "__main__":
+    main()

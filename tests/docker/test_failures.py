@@ -101,6 +101,26 @@ def test_an_image_whose_python_does_not_do(build: Build, engine: Any, script: st
     assert not [found for found in containers(engine) if found["Image"] == image]
 
 
+NO_ROOT = r"""
+cat >/usr/local/bin/python3 <<'END'
+#!/bin/sh
+if [ "$(id -u)" = 0 ]; then echo "not as root" >&2; exit 1; fi
+exec /usr/bin/python3 "$@"
+END
+chmod +x /usr/local/bin/python3
+"""
+
+
+def test_the_other_mode_is_tried_where_the_first_one_fails(build: Build, engine: Any, fresh: None) -> None:
+    image = build("no-root", NO_ROOT)
+    with open_docker(image) as sandbox:
+        assert sandbox.exec("6 * 7").stdout == "42\n"
+        (found,) = containers(engine)
+        assert engine.inspect_container(found["Id"])["Config"]["User"] == "1000:1000"
+    with pytest.raises(SandboxUnavailable, match="not as root"):
+        open_docker(image, "uid")
+
+
 def test_a_runtime_that_the_engine_does_not_know(image: str) -> None:
     with pytest.raises(SandboxUnavailable, match=r"^runtime='runsk': .*install it, and list it in .*daemon\.json$"):
         open_docker(image, runtime="runsk")

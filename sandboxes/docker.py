@@ -18,6 +18,7 @@ from .client import JailClient
 from .container import ContainerLink
 from .engine import Engine, reason_of
 from .environment import session_environment
+from .jail import wire
 from .owner import owner_labels, remove_orphans
 
 _JAIL = Path(__file__).resolve().parent / "jail"
@@ -50,9 +51,10 @@ def start_container(config: SandboxConfig) -> JailClient:
     modes = ISOLATIONS["docker"][1:] if config.isolation == "auto" else (config.isolation,)
     reasons: dict[str, str] = {}
     for mode in modes:
-        engine, container = _create(config, mode)
+        engine, container, config_of_jail = _create(config, mode)
         try:
-            return JailClient(ContainerLink(engine, container, _archive()), count_processes=mode == "uid")
+            link = ContainerLink(engine, container, _archive() + wire.pack(config_of_jail))
+            return JailClient(link, count_processes=mode == "uid")
         except SandboxUnavailable as error:
             reasons[mode] = _readable(str(error))
     if len(set(reasons.values())) > 1:
@@ -77,8 +79,8 @@ def _archive() -> bytes:
     return len(data).to_bytes(4, "big") + data
 
 
-def _create(config: SandboxConfig, mode: str) -> tuple[Engine, str]:
-    """Creates a container, to be started; gives the engine and the container's id."""
+def _create(config: SandboxConfig, mode: str) -> tuple[Engine, str, dict[str, Any]]:
+    """Creates a container, to be started; gives the engine, the container's id, and what its jail must know."""
     engine = Engine(_ENGINE_TIMEOUT_S)
     try:
         remove_orphans(engine)
@@ -89,7 +91,7 @@ def _create(config: SandboxConfig, mode: str) -> tuple[Engine, str]:
         boot = (_JAIL / "boot.py").read_text(encoding="utf-8")
         created: dict[str, Any] = engine.api.create_container(
             _image_of(config),
-            entrypoint=["python3", "-I", "-S", "-B", "-c", boot, json.dumps(_jail_config(mode, environment))],
+            entrypoint=["python3", "-I", "-S", "-B", "-c", boot],
             user=f"{_USERS[mode]}:{_USERS[mode]}",
             working_dir="/",
             hostname="sandbox",
@@ -103,7 +105,7 @@ def _create(config: SandboxConfig, mode: str) -> tuple[Engine, str]:
         if isinstance(error, engine.errors):
             raise SandboxUnavailable(_refused(config, reason_of(error))) from error
         raise
-    return engine, created["Id"]
+    return engine, created["Id"], _jail_config(mode, environment)
 
 
 def _refused(config: SandboxConfig, reason: str) -> str:
@@ -115,13 +117,13 @@ def _refused(config: SandboxConfig, reason: str) -> str:
 def _jail_config(mode: str, environment: dict[str, str]) -> dict[str, Any]:
     """What `jail/main.py` reads; `jail/boot.py` adds the packages of the image."""
     return {
-        "read_fd": 0,
-        "write_fd": 1,
         "isolation": mode,
         "directory": "/workspace",
         "host_pid": None,
         "prefixes": [],
         "hidden": [],
+        "look": None,
+        "names": [],
         "packages": [],
         "environment": session_environment(environment.get("PATH", _DEFAULT_PATH), environment),
     }

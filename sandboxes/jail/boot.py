@@ -1,4 +1,4 @@
-"""The first program in a container: `python3 -I -S -B -c TEXT_OF_THIS_FILE CONFIG_JSON`.
+"""The first program in a container: `python3 -I -S -B -c TEXT_OF_THIS_FILE`.
 
 Images hold nothing of ours, and no folder of the host can be mounted where the engine runs on another machine or in a
 VM. So the jail's files arrive on stdin: a length of 4 bytes, then JSON, {file name: text}. They are unpacked, `main.py`
@@ -20,13 +20,12 @@ def main() -> None:
     """Takes the files, and becomes the jail's first process."""
     if sys.version_info < _NEEDED:
         sys.exit("the image's python3 is {}.{}: 3.11 or newer is needed".format(*sys.version_info))
-    config = json.loads(sys.argv[1])
     listing = _start_listing()
     text = _unpack(_receive())
-    config["packages"] = _finish_listing(listing)
-    config["read_fd"], config["write_fd"] = _take_away(0, os.O_RDONLY), _take_away(1, os.O_WRONLY)
+    more = {"packages": _finish_listing(listing)}
+    read_fd, write_fd = _take_away(0, os.O_RDONLY), _take_away(1, os.O_WRONLY)
     path = os.path.join(_FOLDER, "main.py")
-    sys.argv = [path, json.dumps(config)]
+    sys.argv = [path, str(read_fd), str(write_fd), json.dumps(more)]
     sys.orig_argv[:] = [sys.executable, path]
     exec(compile(text, path, "exec"), {"__name__": "__main__", "__file__": path})
 

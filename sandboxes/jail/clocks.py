@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from typing import TYPE_CHECKING
 
@@ -185,6 +184,4 @@ class Clocks:
         """Gives status and message if a session's folders hold more than they may; for the end of a call."""
         if not session.folders:
             return None
-        with contextlib.suppress(OSError):
-            return disk.oversize(session.limits, session.folders)
-        return None
+        return disk.oversize(session.limits, session.folders)

@@ -40,7 +40,10 @@ def has_room(limits: dict[str, Any], workspace: str, size: int) -> bool:
 def usage(folder: str, most: int) -> tuple[int, float]:
     """Gives the number of entries below a folder, and MiB on the disk; stops counting beyond `most` entries."""
     count, blocks = 0, 0
-    waiting = [os.open(folder, _FOLDER)]
+    try:
+        waiting = [os.open(folder, _FOLDER)]
+    except FileNotFoundError:  # not made yet, or removed with its session
+        return 0, 0.0
     try:
         while waiting and count <= most:
             fd = waiting.pop()

@@ -1,8 +1,9 @@
-"""Start of a jail: `python -I -S main.py READ_FD WRITE_FD`, with descriptors of the connection to the host.
+"""Start of a jail: `python -I -S main.py READ_FD WRITE_FD [MORE]`, with descriptors of the line to the host.
 
 Builds the outer jail around itself, forks the zygote off while there is no data yet, and becomes the supervisor.
 
-The first frame of the host is the configuration (no argument, because sessions may see those), with
+The first frame of the host is the configuration (no argument, because sessions may see those), to which MORE adds what
+only this machine knows (JSON); with
     isolation           `namespaces`, `landlock`, `uid` or `none`
     directory           where sessions have their folders, in modes without mount namespaces; else null
     host_pid            the process whose end ends the jail, or null
@@ -14,6 +15,7 @@ The first frame of the host is the configuration (no argument, because sessions 
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -36,6 +38,7 @@ def main() -> NoReturn:
     del sys.path[0]
     ends = int(sys.argv[1]), int(sys.argv[2])
     config, _ = wire.read_frame(ends[0])
+    config.update(json.loads(sys.argv[3]) if len(sys.argv) > 3 else {})
     host_process = -1 if config["host_pid"] is None else _open_host_process(config["host_pid"])
     try:
         _enter(config, outer)

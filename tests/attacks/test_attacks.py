@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from palaestra.sandboxes import ExecStatus, Limits, shutdown
 from . import escape, exhaustion, forging, memory, neighbours, network, persistence, reading
 from .attack import Attack
 from .forging import CHEATED_DATA, CHEATED_TESTS
-from .harness import UNISOLATED, in_control, in_mode, open_in
+from .harness import UNISOLATED, Outcome, in_control, in_mode, open_in
 from .host import Host
 from .modes import KNOWN, KNOWN_ON_COPIES, MODES, Mode
 
@@ -50,16 +50,24 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     opened_host.close()
 
 
-def _cases(known: Mapping[tuple[Mode, str], str], kind: str = "") -> list[object]:
-    cases: list[object] = []
-    for mode in MODES:
-        for name, attack in ATTACKS.items():
-            if not name.startswith(kind) or (attack.modes and mode.isolation not in attack.modes):
-                continue
-            reason = known.get((mode, name))
-            marks = [pytest.mark.xfail(strict=True, reason=reason)] if reason else []
-            cases.append(pytest.param(mode, name, marks=marks, id=f"{mode}: {name}"))
-    return cases
+def _cases(kind: str = "") -> list[object]:
+    return [
+        pytest.param(mode, name, id=f"{mode}: {name}")
+        for mode in MODES
+        for name, attack in ATTACKS.items()
+        if name.startswith(kind) and (not attack.modes or mode.isolation in attack.modes)
+    ]
+
+
+def _judge(outcome: Outcome, why_known: str | None) -> None:
+    """Fails for what an attack achieved; one that is known to get through is expected to, and must."""
+    if why_known is None:
+        assert outcome.achieved == []
+        assert outcome.problems == []
+    elif outcome.achieved:
+        pytest.xfail(why_known)
+    else:
+        pytest.fail(f"it no longer gets through; take it off the list in modes.py ({outcome.problems})")
 
 
 def _is_root() -> bool:
@@ -70,17 +78,14 @@ def _is_root() -> bool:
     return os.geteuid() == 0 and is_everybody and bool(int(status["CapEff"], 16) & cap_sys_admin)
 
 
-@pytest.mark.parametrize(("mode", "name"), _cases(KNOWN))
+@pytest.mark.parametrize(("mode", "name"), _cases())
 def test_an_attack_achieves_nothing(mode: Mode, name: str, host: Host) -> None:
-    outcome = in_mode(ATTACKS[name], mode, host)
-    assert outcome.achieved == []
-    assert outcome.problems == []
+    _judge(in_mode(ATTACKS[name], mode, host), KNOWN.get((mode, name)))
 
 
-@pytest.mark.parametrize(("mode", "name"), _cases(KNOWN_ON_COPIES, "neighbours"))
+@pytest.mark.parametrize(("mode", "name"), _cases("neighbours"))
 def test_an_attack_on_a_live_copy_achieves_nothing(mode: Mode, name: str, host: Host) -> None:
-    outcome = in_mode(ATTACKS[name], mode, host, on_a_copy=True)
-    assert outcome.achieved == []
+    _judge(in_mode(ATTACKS[name], mode, host, on_a_copy=True), KNOWN_ON_COPIES.get((mode, name)))
 
 
 @pytest.mark.parametrize("name", [name for name, attack in ATTACKS.items() if attack.control])
@@ -88,10 +93,15 @@ def test_an_attack_succeeds_without_isolation(name: str, host: Host) -> None:
     attack = ATTACKS[name]
     if attack.control_needs_root and not _is_root():
         pytest.skip("without isolation only root could do that")
-    outcome = in_control(attack, host)
-    if outcome.lacking:
-        pytest.skip(f"this machine lacks {outcome.lacking}")
-    assert outcome.achieved, outcome.problems
+    problems: list[str] = []
+    for _ in range(3):  # some races are lost on a busy machine
+        outcome = in_control(attack, host)
+        if outcome.lacking:
+            pytest.skip(f"this machine lacks {outcome.lacking}")
+        if outcome.achieved:
+            return
+        problems += outcome.problems
+    pytest.fail(f"it achieves nothing: {problems}")
 
 
 @pytest.mark.parametrize("tests", [CHEATED_DATA, CHEATED_TESTS], ids=["data", "source"])
@@ -134,7 +144,3 @@ def test_there_are_many_attacks_and_nearly_all_have_a_control() -> None:
 
 def test_known_gaps_are_attacks_of_the_suite() -> None:
     assert {name for _, name in (*KNOWN, *KNOWN_ON_COPIES)} <= set(ATTACKS)
-
-
-def test_the_test_module_finds_its_data(repository: Path) -> None:
-    assert Path(reading.__file__).parent == repository / "tests" / "attacks"

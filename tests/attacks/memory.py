@@ -226,7 +226,7 @@ hold(ready(12, fill_sockets) * 200 * 0.1)
         name="locks on single bytes",
         program=HOLD
         + """
-one_byte = [struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 2 * i, 1, 0) for i in range(650)]
+one_byte = [struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 2 * i, 1, 0) for i in range(800)]
 def lock():
     files = [fd for i in range(240) if (fd := attempt(os.open, f"{os.getpid()}-{i}", os.O_RDWR | os.O_CREAT)) is not None]
     for fd in files:
@@ -250,7 +250,7 @@ def split():
     libc.mmap.restype = ctypes.c_void_p
     start = libc.mmap(None, ctypes.c_size_t(PAGES << 12), 0, 0x4022, -1, ctypes.c_long(0))
     for page in range(0, PAGES, 2): libc.mprotect(ctypes.c_void_p(start + (page << 12)), ctypes.c_size_t(4096), 1)
-ready(11, split)
+ready(14, split)
 time.sleep(0.2)
 """,
         limits={"memory_mib": 64, "timeout_s": 25, "processes": 16},
@@ -270,7 +270,7 @@ def watch():
         for pair in pipes:
             for end in pair: attempt(poll.register, end)
     return polls
-ready(26, watch)
+ready(34, watch)
 time.sleep(0.2)
 """,
         limits={"memory_mib": 64, "timeout_s": 25, "processes": 40},
@@ -288,7 +288,7 @@ def rules():
     call, number, kind = libc.syscall, ctypes.c_long(NUMBERS["landlock_add_rule"][ARM]), ctypes.c_long(2)
     fd, flags = ctypes.c_long(ruleset), ctypes.c_long(0)
     for port in range(65536): call(number, fd, kind, struct.pack("QQ", 1, port), flags)
-for _ in range(20): rules()
+for _ in range(22): rules()
 time.sleep(0.2)
 """,
         limits={"memory_mib": 64, "timeout_s": 30},

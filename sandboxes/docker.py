@@ -91,7 +91,8 @@ def _create(config: SandboxConfig, mode: str) -> tuple[Engine, str, dict[str, An
         boot = (_JAIL / "boot.py").read_text(encoding="utf-8")
         created: dict[str, Any] = engine.api.create_container(
             _image_of(config),
-            entrypoint=["python3", "-I", "-S", "-B", "-c", boot],
+            entrypoint=["python3", "-s", "-S", "-B", "-c", boot],
+            environment={"PYTHONHASHSEED": "0"},
             user=f"{_USERS[mode]}:{_USERS[mode]}",
             working_dir="/",
             hostname="sandbox",

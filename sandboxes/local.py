@@ -112,7 +112,7 @@ def _python() -> str:
 def _start(sock: socket.socket) -> subprocess.Popen[bytes]:
     fd = str(sock.fileno())
     return subprocess.Popen(
-        [_python(), "-I", "-S", "-B", str(_MAIN), fd, fd],
+        [_python(), "-s", "-P", "-S", "-B", str(_MAIN), fd, fd],  # not -I, which would ignore the seed of hashes
         pass_fds=[sock.fileno()],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-"""The first program in a container: `python3 -I -S -B -c TEXT_OF_THIS_FILE`.
+"""The first program in a container: `python3 -s -S -B -c TEXT_OF_THIS_FILE`.
 
 Images hold nothing of ours, and no folder of the host can be mounted where the engine runs on another machine or in a
 VM. So the jail's files arrive on stdin: a length of 4 bytes, then JSON, {file name: text}. They are unpacked, `main.py`
@@ -7,9 +7,12 @@ gets stdin and stdout as its line to the host, and whatever else writes to or re
 It is written so that any python3 understands it: an old one has to say that it is too old.
 """
 
-import json
-import os
 import sys
+
+sys.path[:] = [path for path in sys.path if path]  # not the working directory
+
+import json  # noqa: E402
+import os  # noqa: E402
 
 _FOLDER = "/palaestra/jail"
 _NEEDED = (3, 11)

@@ -192,6 +192,9 @@ class _Folders:
         self._directory = directory
         self._as_root = os.getuid() == 0
         self._first_user = outer.first_user() if self._as_root else 0
+        self._offset = int.from_bytes(
+            os.urandom(2), "big"
+        )  # the kernel counts a user's processes for all jails at once
 
     def prepare(self, profile: Profile) -> None:
         """Nothing to do."""
@@ -200,7 +203,7 @@ class _Folders:
         """Makes the session's folders; what it leaves running will be this process's to end."""
         os.setsid()
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
-        user = self._first_user + number % outer.USERS if self._as_root else 0
+        user = self._first_user + (self._offset + number) % outer.USERS if self._as_root else 0
         return make_folders(f"{self._directory}/{number}", user)
 
     def _start_confining(self, place: Place, profile: Profile, kept: tuple[int, ...] = ()) -> None:

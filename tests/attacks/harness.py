@@ -64,7 +64,12 @@ def open_in(mode: Mode, limits: Limits | None = None) -> Sandbox:
     """Opens a sandbox in a mode, without the warning that `none` gives."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        return open_sandbox(mode.backend, isolation=mode.isolation, limits=limits)
+        return open_sandbox(mode.backend, isolation=mode.isolation, image=image_of(mode), limits=limits)
+
+
+def image_of(mode: Mode) -> str | None:
+    """The image that a mode needs; `make test-docker` names it."""
+    return os.environ["PALAESTRA_TEST_IMAGE"] if mode.backend == "docker" else None
 
 
 def in_mode(attack: Attack, mode: Mode, host: Host, on_a_copy: bool = False) -> Outcome:

@@ -18,6 +18,10 @@ class Mode(NamedTuple):
 NAMESPACES = Mode("local", "namespaces")
 LANDLOCK = Mode("local", "landlock")
 MODES = (NAMESPACES, LANDLOCK)
+DOCKER_UID = Mode("docker", "uid")
+DOCKER_LANDLOCK = Mode("docker", "landlock")
+CONTAINERS = (DOCKER_UID, DOCKER_LANDLOCK)
+"""These need an engine: `make test-docker`."""
 
 _KERNEL = "memory is what processes show as theirs; this the kernel holds for them"
 _LATE = "without a file system of its own for each session, what is too much is seen within 50 ms, and then removed"

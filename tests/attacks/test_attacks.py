@@ -13,9 +13,9 @@ from palaestra.sandboxes import ExecStatus, Limits, shutdown
 from . import escape, exhaustion, forging, memory, neighbours, network, persistence, reading
 from .attack import Attack
 from .forging import CHEATED_DATA, CHEATED_TESTS
-from .harness import UNISOLATED, in_control, in_mode, open_in
+from .harness import UNISOLATED, image_of, in_control, in_mode, open_in
 from .host import Host
-from .modes import KNOWN, KNOWN_ON_COPIES, MODES, Mode
+from .modes import CONTAINERS, KNOWN, KNOWN_ON_COPIES, MODES, Mode
 
 CLASSES = {
     "reading": reading.ATTACKS,
@@ -52,10 +52,14 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     opened_host.close()
 
 
+def _marks(mode: Mode) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.docker] if mode in CONTAINERS else []
+
+
 def _cases(kind: str = "") -> list[object]:
     return [
-        pytest.param(mode, name, id=f"{mode}: {name}")
-        for mode in MODES
+        pytest.param(mode, name, id=f"{mode}: {name}", marks=_marks(mode))
+        for mode in (*MODES, *CONTAINERS)
         for name, attack in ATTACKS.items()
         if name.startswith(kind) and (not attack.modes or mode.isolation in attack.modes)
     ]
@@ -109,14 +113,20 @@ def test_an_attack_succeeds_without_isolation(name: str, host: Host) -> None:
 
 
 @pytest.mark.parametrize("tests", [CHEATED_DATA, CHEATED_TESTS], ids=["data", "source"])
-@pytest.mark.parametrize("mode", MODES, ids=str)
+@pytest.mark.parametrize("mode", [pytest.param(mode, marks=_marks(mode)) for mode in (*MODES, *CONTAINERS)], ids=str)
 @pytest.mark.parametrize("name", CHEATS)
 def test_a_cheat_does_not_pass(name: str, mode: Mode, tests: object) -> None:
     limits = Limits(timeout_s=5, grace_s=0.1, processes=16)
     with open_in(mode) as neighbour:
         assert neighbour.exec("x = 1").ok
         report = grade_code(  # pyright: ignore
-            CHEATS[name], tests, entry_point="total", limits=limits, sandbox=mode.backend, isolation=mode.isolation
+            CHEATS[name],
+            tests,
+            entry_point="total",
+            limits=limits,
+            sandbox=mode.backend,
+            isolation=mode.isolation,
+            image=image_of(mode),
         )
         assert not report.passed
         assert report.status != ExecStatus.SANDBOX_DIED
@@ -127,6 +137,7 @@ def test_a_cheat_does_not_pass(name: str, mode: Mode, tests: object) -> None:
         entry_point="total",
         sandbox=mode.backend,
         isolation=mode.isolation,  # pyright: ignore
+        image=image_of(mode),
     )
     assert honest.passed
 

@@ -191,14 +191,14 @@ class GradingSession:
         )
 
 
-def _how_it_ended(reply: Reply) -> tuple[ExecStatus, str]:
+def how_it_ended(reply: Reply) -> tuple[ExecStatus, str]:
     """Gives status and message, without what became of the session, which nobody asks about."""
     status, message = ExecStatus(reply.head["status"]), str(reply.head["message"])
     return status, message if status is ExecStatus.ERROR else message.partition("; ")[0]
 
 
 def _read_calls(reply: Reply, count: int) -> CallsReply:
-    status, message = _how_it_ended(reply)
+    status, message = how_it_ended(reply)
     load_error: str | None = None
     answers: list[Answer] = []
     if status is ExecStatus.OK:
@@ -223,7 +223,7 @@ def _read_tests(reply: Reply, examined: Examined) -> TestsReply:
 
     A session that also holds the solution neither blames the tests nor says how many there are.
     """
-    status, message = _how_it_ended(reply)
+    status, message = how_it_ended(reply)
     seconds = reply.head["seconds"]
     is_trusted = not examined.same_session
     try:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from .base import ExecStatus, Limits, SandboxConfig
+from .base import Limits, SandboxConfig
 from .code_runner import FunctionAnswers, ProgramOutcome, TestsOutcome
 from .examiner import Examiner
-from .grading_session import Examined, GradingSession
+from .grading_session import Examined, GradingSession, how_it_ended
 from .jail import program
 from .one_by_one import call_one_by_one
 from .pool import jail
@@ -85,9 +85,10 @@ class JailedRunner:
         session = GradingSession(self._client, limits)
         reply = session.ask({"op": "program"}, program.request(list(sources), stdin), timeout_s)
         printed = int(reply.head.get("o", 0))
+        status, message = how_it_ended(reply)
         return ProgramOutcome(
-            status=ExecStatus(reply.head["status"]),
-            message=str(reply.head["message"]),
+            status=status,
+            message=message,
             exit_status=reply.head["exit"],
             stdout=reply.body[:printed],
             is_cut=printed > limits.output_kib * _KIB,  # what is kept of longer output, and a line about the rest

@@ -112,10 +112,15 @@ else: os.wait()
     "processes": _SUMS
     + """
 import multiprocessing
-def add(line): return sum(map(int, line.split()))
+def add(line, pipe): pipe.send(sum(map(int, line.split())))
 if __name__ == '__main__':
-    lines = open(0).read().splitlines()
-    with multiprocessing.get_context('fork').Pool(2) as pool: print(*pool.map(add, lines), sep='\\n')
+    context = multiprocessing.get_context('fork')
+    for line in open(0).read().splitlines():
+        ours, theirs = context.Pipe()
+        process = context.Process(target=add, args=(line, theirs))
+        process.start()
+        print(ours.recv())
+        process.join()
 """,
     "another stdout": _SUMS
     + """

@@ -70,7 +70,7 @@ def test_a_cheat_of_functions_is_no_right_program(name: str) -> None:
         ("while True: pass", "timeout", "timed out after 0.5 s"),
         ("while True: print('x' * 10_000)", "output_limit", "more than 1 MiB of output"),
         ("x = [bytes(1 << 20) for _ in range(1000)]", "memory_limit", "MemoryError"),
-        ("open('x', 'wb').write(bytes(100 << 20))", "disk_limit", "OSError: "),
+        ("open('x', 'wb').write(bytes(100 << 20))", "disk_limit", ""),
     ],
 )
 def test_each_end_has_its_status(program: str, status: str, error: str) -> None:
@@ -79,6 +79,7 @@ def test_each_end_has_its_status(program: str, status: str, error: str) -> None:
     assert (report.passed, report.status) == (False, "ok")
     assert (report.results[0].status, report.results[0].index) == (status, 0)
     assert error in report.results[0].error
+    assert "session was killed" not in report.results[0].error
     assert report.failures[0].error == report.results[0].error
 
 
@@ -179,8 +180,10 @@ def test_a_program_sees_nothing_of_other_tests() -> None:
     program = (
         "import glob, os, sys\n"
         "text = input()\n"
-        "assert os.listdir() == ['main.py'] and os.listdir('/tmp') == [], (os.listdir(), os.listdir('/tmp'))\n"
-        "for folder in ('.', '/tmp', '/dev/shm'): open(folder + '/seen', 'w').write(text)\n"
+        "folders = [os.environ['HOME'], os.environ['TMPDIR']]\n"
+        "assert os.getcwd() == folders[0], os.getcwd()\n"
+        "assert [os.listdir(folder) for folder in folders] == [['main.py'], []]\n"
+        "for folder in folders: open(folder + '/seen', 'w').write(text)\n"
         "if os.fork() == 0:\n    import time; time.sleep(60)\n"
         "print(len(glob.glob('/proc/[0-9]*')) <= 3, text)\n"
     )

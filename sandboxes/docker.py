@@ -27,6 +27,8 @@ _ENGINE_TIMEOUT_S = 60.0
 _CAPABILITIES = ("SETUID", "SETGID", "KILL", "CHOWN", "DAC_OVERRIDE", "FOWNER", "SYS_PTRACE")
 """Of the supervisor under `uid`: to give sessions users and folders of their own, to see them, and to end them."""
 _USERS = {"uid": 0, "landlock": 1000}
+_SESSIONS = "/sessions"
+"""Where sessions have their folders."""
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _MIB = 1 << 20
 
@@ -34,7 +36,7 @@ _MIB = 1 << 20
 # session reaches them before the jail has stopped it, which takes 0.05 s: what one session can still take from its
 # neighbours is what it gets in that time. When memory does run out, the kernel ends sessions and never the supervisor.
 _MEMORY_SHARE, _LEAST_MEMORY = 0.5, 1 << 30
-"""Of the engine's memory; there is no swap. Files in /workspace count as memory, and may take half of it."""
+"""Of the engine's memory; there is no swap. Files of sessions count as memory, and may take half of it."""
 _PROCESSES = 8192
 """128 sessions with all the processes that they may have, and a quarter of what a small machine can number."""
 _INODES = 1_000_000
@@ -119,7 +121,7 @@ def _jail_config(mode: str, environment: dict[str, str]) -> dict[str, Any]:
     """What `jail/main.py` reads; `jail/boot.py` adds the packages of the image."""
     return {
         "isolation": mode,
-        "directory": "/workspace",
+        "directory": _SESSIONS,
         "host_pid": None,
         "prefixes": [],
         "hidden": [],
@@ -147,7 +149,7 @@ def _host_config(mode: str, runtime: str | None, engine_memory: int) -> dict[str
         "pids_limit": _PROCESSES,
         "init": False,
         "tmpfs": {
-            "/workspace": f"exec,mode=0711,{owned},size={memory // 2 // _MIB}m,nr_inodes={_INODES}",
+            _SESSIONS: f"exec,mode=0711,{owned},size={memory // 2 // _MIB}m,nr_inodes={_INODES}",
             "/palaestra": f"mode=0755,{owned},size=1m",
         },
         "log_config": {"type": "none"},

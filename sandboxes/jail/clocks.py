@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 from . import disk, processes
+from .overseer import Overseer
 from .processes import Table, Usage
 from .tracked import Call, Session
-
-if TYPE_CHECKING:
-    from .supervisor import Supervisor
 
 _WATCH_EVERY_S = 0.05
 _WATCH_IDLE_EVERY_S = 1.0
@@ -27,7 +24,7 @@ class Clocks:
         nested: Whether sessions have process namespaces of their own.
     """
 
-    def __init__(self, supervisor: Supervisor, nested: bool) -> None:
+    def __init__(self, supervisor: Overseer, nested: bool) -> None:
         self._supervisor = supervisor
         self._nested = nested
         self._next_watch = 0.0

@@ -287,7 +287,7 @@ class Landlocked(_Folders):
 
 
 class Users(_Folders):
-    """A user of its own for each session: for the root of a container.
+    """A user of its own for each session, for the root of a container whose kernel has no Landlock of use.
 
     Args:
         directory: Where sessions have their folders.

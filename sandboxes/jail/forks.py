@@ -10,13 +10,11 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import wire
+from .overseer import Overseer
 from .tracked import Call, Family, Session, socket_and_pipes
-
-if TYPE_CHECKING:
-    from .supervisor import Supervisor
 
 _PER_BATCH = 50
 _WAITING = "more"
@@ -50,7 +48,7 @@ class Forks:
         supervisor: Whose sessions they are.
     """
 
-    def __init__(self, supervisor: Supervisor) -> None:
+    def __init__(self, supervisor: Overseer) -> None:
         self._supervisor = supervisor
         self._forks: dict[Family, _Fork] = {}
 

@@ -27,7 +27,10 @@ _LOOK = _EXECUTE | _READ_FILE | _READ_DIR
 _CHANGE = _ALL & ~_IOCTL
 _LIST = _READ_DIR
 _USE = _READ_FILE | _WRITE_FILE
-_OF_ITSELF = ("auxv", "cmdline", "fd", "fdinfo", "limits", "maps", "smaps", "smaps_rollup", "stat", "statm", "status")
+_OF_ITSELF = (
+    "auxv", "cmdline", "fd", "fdinfo", "limits", "maps", "oom_score_adj", "smaps", "smaps_rollup", "stat", "statm",
+    "status",
+)  # fmt: skip
 """What a process may read of itself in /proc; `net`, for one, is the host's."""
 _TCP, _SCOPES, _BENEATH = 3, 3, 1
 

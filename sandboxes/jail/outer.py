@@ -110,7 +110,7 @@ def can_reach(uid: int, folders: list[str]) -> bool:
 
 def visible_folders() -> list[str]:
     """Everything in a container's root directory that is not the kernel's, the jail's or the sessions'."""
-    names = set(os.listdir("/")) - {"dev", "proc", "sys", "workspace", "palaestra"}
+    names = set(os.listdir("/")) - {"dev", "proc", "sys", "sessions", "palaestra"}
     return [f"/{name}" for name in sorted(names)]
 
 

@@ -284,7 +284,10 @@ class Supervisor:
         for session in list(family.members):
             if not session.dead:
                 self._mark_dead(session)
-            self._on_exit(session, -9)
+            if session.ready:
+                self._on_exit(session, -9)
+            else:  # its own code cannot have done that
+                self.finish(session, "sandbox_died", None, "the session's warden ended")
 
     def _on_session(self, session: Session) -> None:
         frames = session.channel.receive()

@@ -28,7 +28,7 @@ import socket
 import sys
 import time
 
-from . import kernel, seccomp, session, stub, trees
+from . import kernel, landlock, seccomp, session, stub, trees
 from .confinement import Bare, Landlocked, Namespaces, Profile, Users
 from .forking import Copying
 from .keeper import Keeper
@@ -53,7 +53,7 @@ def confinement_of(config: dict[str, Any]) -> Confinement:
     isolation, directory = config["isolation"], config["directory"]
     if isolation == "namespaces":
         return Namespaces()
-    if isolation == "landlock":
+    if isolation == "landlock" or (isolation == "uid" and landlock.version() >= landlock.NEEDED_VERSION):
         return Landlocked(directory, config["look"], config["names"], config["prefixes"])
     if isolation == "uid":
         return Users(directory)

@@ -22,8 +22,11 @@ DOCKER_UID = Mode("docker", "uid")
 DOCKER_LANDLOCK = Mode("docker", "landlock")
 CONTAINERS = (DOCKER_UID, DOCKER_LANDLOCK)
 """These need an engine: `make test-docker`."""
+ALL = (*MODES, *CONTAINERS)
+_WITHOUT_MOUNTS = (LANDLOCK, *CONTAINERS)
 
 _KERNEL = "memory is what processes show as theirs; this the kernel holds for them"
+_ONE_USER = "without root, all sessions of the container are one user, for whom the kernel counts"
 _LATE = "without a file system of its own for each session, what is too much is seen within 50 ms, and then removed"
 _UNWAITED = "CPU time is that of living processes and of those that were waited for; others take theirs with them"
 
@@ -33,14 +36,20 @@ _LOCKS = (
 )
 
 KNOWN: dict[tuple[Mode, str], str] = {
-    **{(mode, "neighbours: locks on files that all see"): _LOCKS for mode in MODES},
-    **{(mode, "exhaustion: locks on single bytes"): _KERNEL for mode in MODES},
-    **{(mode, "exhaustion: CPU time of children that nobody waits for"): _UNWAITED for mode in MODES},
-    **{(mode, "exhaustion: CPU time between calls, of children that nobody waits for"): _UNWAITED for mode in MODES},
-    (LANDLOCK, "exhaustion: rules of a sandbox of its own"): _KERNEL,
-    (LANDLOCK, "exhaustion: disk in every writable place"): _LATE,
-    (LANDLOCK, "exhaustion: disk in files that are deleted and open"): _LATE,
-    (LANDLOCK, "exhaustion: disk in holes that are filled through memory"): _LATE,
+    **{(mode, "neighbours: locks on files that all see"): _LOCKS for mode in ALL},
+    **{(mode, "exhaustion: locks on single bytes"): _KERNEL for mode in ALL},
+    **{(mode, "exhaustion: CPU time of children that nobody waits for"): _UNWAITED for mode in ALL},
+    **{(mode, "exhaustion: CPU time between calls, of children that nobody waits for"): _UNWAITED for mode in ALL},
+    **{(mode, "exhaustion: rules of a sandbox of its own"): _KERNEL for mode in _WITHOUT_MOUNTS},
+    **{(mode, "exhaustion: disk in every writable place"): _LATE for mode in _WITHOUT_MOUNTS},
+    **{(mode, "exhaustion: disk in files that are deleted and open"): _LATE for mode in _WITHOUT_MOUNTS},
+    **{(mode, "exhaustion: disk in holes that are filled through memory"): _LATE for mode in _WITHOUT_MOUNTS},
+    **{(mode, "exhaustion: inodes"): _LATE for mode in CONTAINERS},
+    **{(mode, "exhaustion: mappings of single pages"): _KERNEL for mode in CONTAINERS},
+    (DOCKER_UID, "exhaustion: watches of descriptors"): _KERNEL,
+    (DOCKER_LANDLOCK, "exhaustion: many processes"): _ONE_USER,
+    (DOCKER_LANDLOCK, "neighbours: the number of signals that wait for a user"): _ONE_USER,
+    (DOCKER_LANDLOCK, "neighbours: the room in pipes of a user"): _ONE_USER,
     (NAMESPACES, "neighbours: the room in pipes of a user"): (
         "all sessions of a jail are one user of the kernel, whose pipes shrink once they hold 64 MiB together"
     ),
@@ -52,8 +61,8 @@ _SHARED_BY_COPIES = "live copies share the user, or its namespace, in which the 
 
 KNOWN_ON_COPIES: dict[tuple[Mode, str], str] = {
     **{name: why for name, why in KNOWN.items() if name[1].startswith("neighbours")},
-    **{(mode, "neighbours: the number of processes of a user"): _SHARED_BY_COPIES for mode in MODES},
-    **{(mode, "neighbours: the number of signals that wait for a user"): _SHARED_BY_COPIES for mode in MODES},
-    (LANDLOCK, "neighbours: the room in pipes of a user"): _SHARED_BY_COPIES,
+    **{(mode, "neighbours: the number of processes of a user"): _SHARED_BY_COPIES for mode in (*MODES, DOCKER_UID)},
+    **{(mode, "neighbours: the number of signals that wait for a user"): _SHARED_BY_COPIES for mode in ALL},
+    **{(mode, "neighbours: the room in pipes of a user"): _SHARED_BY_COPIES for mode in ALL},
 }
 """The same for attacks of a session on its own live copy."""

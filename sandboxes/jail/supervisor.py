@@ -83,11 +83,17 @@ class Supervisor:
                     handler = self._handlers.get(fd)
                     if handler is not None:
                         handler()
+                    if events == select.EPOLLHUP and fd not in self._channels:  # a pipe that nobody can write to now
+                        self._forget(fd)
             self._clocks.keep()
 
     def _handle(self, fd: int, handler: Callable[[], None]) -> None:
         self._poll.register(fd, select.EPOLLIN)
         self._handlers[fd] = handler
+
+    def _forget(self, fd: int) -> None:
+        with contextlib.suppress(OSError):
+            self._poll.unregister(fd)
 
     def _add_orders(self, sock: socket.socket, handler: Callable[[], None]) -> Orders:
         orders = Orders(sock, self._poll)
@@ -279,7 +285,7 @@ class Supervisor:
 
     def _on_lost_warden(self, family: Family) -> None:
         """The warden is gone, and so are its sessions: in namespaces with it, elsewhere by the zygote's hand."""
-        self._poll.unregister(family.orders.fd)
+        self._forget(family.orders.fd)
         self._orders.send(b"D %d " % family.number)
         for session in list(family.members):
             if not session.dead:
@@ -361,8 +367,7 @@ class Supervisor:
     def _mark_dead(self, session: Session) -> None:
         session.dead = True
         self._handlers.pop(session.channel.fd, None)
-        with contextlib.suppress(OSError):
-            self._poll.unregister(session.channel.fd)
+        self._forget(session.channel.fd)
 
     def kill(self, session: Session, status: str, message: str) -> None:
         """Ends a session for the limit that its call broke."""
@@ -410,8 +415,7 @@ class Supervisor:
         self._channels.pop(family.orders.fd, None)
         self._orders.send(b"D %d " % family.number)
         if self._isolation == "namespaces":
-            with contextlib.suppress(OSError):
-                self._poll.unregister(family.orders.fd)
+            self._forget(family.orders.fd)
             self._dismissed.append(family.orders)  # the zygote kills that warden: it need not wake to notice the end
             if len(self._dismissed) > _MOST_DISMISSED:
                 self._dismissed.popleft().close()
@@ -435,7 +439,7 @@ class Supervisor:
             head["o"], body = len(out), out + err
         if call.output_watched:
             for fd in (session.out, session.err):
-                self._poll.unregister(fd)
+                self._forget(fd)
                 del self._handlers[fd]
         self._answer(head, body)
         if session.once:

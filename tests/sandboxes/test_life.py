@@ -37,6 +37,15 @@ def supervisor_pid() -> int:
     raise AssertionError("no jail")
 
 
+def sessions_of_the_zygote() -> int:
+    try:
+        supervisor = supervisor_pid()
+        zygote = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()[0]
+        return len(Path(f"/proc/{zygote}/task/{zygote}/children").read_text().split())
+    except (AssertionError, IndexError, OSError):  # it is only starting
+        return 0
+
+
 def warden_pid() -> int:
     """The parent of the newest session, a child of the zygote, which is a child of the supervisor."""
     pid = supervisor_pid()
@@ -92,7 +101,10 @@ def test_a_supervisor_that_dies_while_it_grades_gives_no_verdict() -> None:
     threads = [threading.Thread(target=grade) for _ in range(3)]
     for thread in threads:
         thread.start()
-    time.sleep(0.5)
+    deadline = time.monotonic() + 20
+    while sessions_of_the_zygote() < len(threads) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.2)
     os.kill(supervisor_pid(), signal.SIGKILL)
     for thread in threads:
         thread.join(20)

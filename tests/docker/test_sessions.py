@@ -116,7 +116,8 @@ def test_sessions_see_nothing_of_the_host(sandbox: Sandbox, monkeypatch: pytest.
     variables = dict(line.split("=", 1) for line in sandbox.run(["env"]).stdout.splitlines())
     assert not [name for name in variables if name in os.environ and name not in SHARED_NAMES]
     assert sandbox.exec("import os\nos.uname().nodename").stdout == "'sandbox'\n"
-    assert sandbox.run(["sh", "-c", "ls -d /sys/class/net/*"]).stdout.split() == ["/sys/class/net/lo"]
+    interfaces = sandbox.run(["sh", "-c", "ls /sys/class/net"]).stdout.split()  # Landlock hides them altogether
+    assert interfaces in ([], ["lo"])
     reached = sandbox.exec("import socket\nsocket.create_connection(('1.1.1.1', 53), 2)")
     assert not reached.ok
     for path in ("/a", "/usr/a", "/etc/a"):

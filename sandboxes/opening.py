@@ -11,6 +11,8 @@ def open_sandbox(
     *,
     isolation: str = "auto",
     image: str | None = None,
+    runtime: str | None = None,
+    setup: str | None = None,
     limits: Limits | None = None,
 ) -> Sandbox:
     """Opens a session in a jail that all sessions of this process share.
@@ -18,9 +20,11 @@ def open_sandbox(
     The jail starts with the first session (about 0.1 s, in Docker about 1 s); further sessions are cheap.
 
     Args:
-        backend: `"local"`, `"docker"`, or a whole `SandboxConfig`, which the next two arguments must not change.
+        backend: `"local"`, `"docker"`, or a whole `SandboxConfig`, which then holds for all other arguments but `limits`.
         isolation: `"auto"` takes the best mode of this machine; `"none"` isolates nothing and warns.
         image: Container image, for `"docker"`.
+        runtime: Container runtime, for `"docker"`.
+        setup: Shell command that the session runs in its workspace before anything else.
         limits: What the session may use.
 
     Raises:
@@ -29,7 +33,9 @@ def open_sandbox(
     """
     from .jailed import JailedSandbox  # loaded when the first session is opened
 
-    return JailedSandbox(_config(backend, isolation, image), limits)
+    if not isinstance(backend, SandboxConfig):
+        backend = SandboxConfig(backend=backend, isolation=isolation, image=image, runtime=runtime, setup=setup)
+    return JailedSandbox(backend, limits)
 
 
 def open_runner(config: SandboxConfig, limits: Limits | None = None) -> CodeRunner:
@@ -48,9 +54,3 @@ def shutdown() -> None:
     from .pool import shutdown as shutdown_pool
 
     shutdown_pool()
-
-
-def _config(backend: str | SandboxConfig, isolation: str, image: str | None) -> SandboxConfig:
-    if isinstance(backend, SandboxConfig):
-        return backend
-    return SandboxConfig(backend=backend, isolation=isolation, image=image)

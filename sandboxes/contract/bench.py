@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,23 +11,40 @@ from dataclasses import dataclass
 from ...core.errors import SandboxError
 from ..base import ExecResult, ExecStatus, Limits, Sandbox
 
-SandboxFactory = Callable[[Limits | None], Sandbox]
+SandboxFactory = Callable[[Limits | None], Sandbox] | Callable[[], Sandbox]
+
+
+class NoLimits(Exception):
+    """The factory takes no limits, which a check needs to set."""
+
+
+def _takes_an_argument(factory: Callable[..., object]) -> bool:
+    try:
+        inspect.signature(factory).bind(None)
+    except TypeError:
+        return False
+    except ValueError:  # a callable that does not tell
+        return True
+    return True
 
 
 class Bench:
     """Opens the sandboxes of one check.
 
     Args:
-        factory: Gives a fresh sandbox that keeps to the limits it is given.
+        factory: Gives a fresh sandbox that keeps to the limits it is given, if it takes some.
     """
 
     def __init__(self, factory: SandboxFactory) -> None:
-        self._factory = factory
+        self._factory: Callable[..., Sandbox] = factory
+        self._takes_limits = _takes_an_argument(factory)
         self._opened: list[Sandbox] = []
 
     def open(self, limits: Limits | None = None) -> Sandbox:
         """Gives a sandbox of its own, which is closed at the end of the check."""
-        sandbox = self._factory(limits)
+        if limits is not None and not self._takes_limits:
+            raise NoLimits("the factory takes no limits, so this was not checked")
+        sandbox = self._factory(limits) if self._takes_limits else self._factory()
         self._opened.append(sandbox)
         return sandbox
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 
 from ...core.errors import ConfigError, SandboxError, did_you_mean
-from .bench import Bench, Check, SandboxFactory
+from .bench import Bench, Check, NoLimits, SandboxFactory
 from .catalogue import CAPABILITIES, CHECKS
 from .report import CheckReport, CheckResult, Outcome
 
@@ -68,6 +68,8 @@ def _perform(check: Check, factory: SandboxFactory, is_required: bool) -> tuple[
             check.perform(bench)
         finally:
             bench.close()
+    except NoLimits as error:
+        return Outcome.SKIPPED, str(error)
     except BaseException as error:  # whatever an implementation does wrong is a finding, and this is its own thread
         says_no = check.needs is not None and isinstance(error, SandboxError) and _NOT_SUPPORTED in str(error)
         return Outcome.SKIPPED if says_no and not is_required else Outcome.FAILED, _finding(error)

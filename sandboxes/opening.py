@@ -20,7 +20,7 @@ def open_sandbox(
     The jail starts with the first session (about 0.1 s, in Docker about 1 s); further sessions are cheap.
 
     Args:
-        backend: `"local"`, `"docker"`, or a whole `SandboxConfig`, which then holds for all other arguments but `limits`.
+        backend: `"local"`, `"docker"`, or a whole `SandboxConfig`, which then stands for all others but `limits`.
         isolation: `"auto"` takes the best mode of this machine; `"none"` isolates nothing and warns.
         image: Container image, for `"docker"`.
         runtime: Container runtime, for `"docker"`.

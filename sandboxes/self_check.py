@@ -30,8 +30,8 @@ def self_check(
     """Puts an implementation of `Sandbox` through the checks.
 
     Args:
-        factory: Called with `Limits`, or with None for the implementation's own; checks that set limits are skipped if it
-            takes no argument. Each call gives a sandbox that nobody used before, whose workspace is empty, and that
+        factory: Called with `Limits`, or with None for the implementation's own; checks that set limits are skipped if
+            it takes no argument. Each call gives a sandbox that nobody used before, whose workspace is empty, and that
             keeps to those limits; several are open at once, in several threads. The kit closes what it opened. Inside,
             a POSIX `sh` with the usual commands is expected.
         only: Numbers, names or subjects of the checks to run; all of them when empty.

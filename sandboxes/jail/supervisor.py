@@ -12,7 +12,6 @@ and `o`, the size of stdout, which comes first in the body.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import math
 import os
@@ -23,7 +22,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from . import calls, copying, disk, files, wire
+from . import calls, copying, wire
+from .access import FileAccess
 from .channel import Channel
 from .clocks import Clocks
 from .forks import Forks
@@ -37,7 +37,6 @@ _ONCE = ("calls", "tests", "program", "ready")
 _ANSWERED = ("calls", "tests", "ready")
 """Operations whose answer is a body, and not what was printed."""
 _MOST_DISMISSED = 4
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Supervisor:
@@ -72,6 +71,7 @@ class Supervisor:
         self.running: set[Session] = set()
         self._clocks = Clocks(self, nested=isolation == "namespaces")
         self._forks = Forks(self)
+        self._files = FileAccess(self)
 
     def serve(self) -> NoReturn:
         """Serves until the host is gone."""
@@ -174,7 +174,7 @@ class Supervisor:
         session.idle_cpu_s = None
         self.running.add(session)
         if operation in ("put", "get"):
-            self._start_file_access(session)
+            self._files.start(session)
         elif operation == "fork":
             self._forks.start(session, call)
         else:
@@ -275,7 +275,7 @@ class Supervisor:
         elif kind == b"I":
             self._on_interrupted(session)
         elif kind == b"W":
-            self._access_file(session, fds[0] if fds else -1)
+            self._files.perform(session, fds[0] if fds else -1)
         elif kind == b"E":
             self.order(b"K", session)
             self._mark_dead(session)
@@ -445,38 +445,7 @@ class Supervisor:
         if session.once:
             self.destroy(session)
 
-    # --- files and tests
-
-    def _start_file_access(self, session: Session) -> None:
-        call = session.call
-        assert call is not None
-        if session.workspace >= 0:
-            self._access_file(session, session.workspace)
-        elif session.ready:
-            self.order(b"W", session)
-        else:  # its answer shows that its workspace is mounted
-            self.send(session, {"op": "ready", "id": call.id})
-
-    def _access_file(self, session: Session, workspace: int) -> None:
-        session.workspace = workspace
-        call = session.call
-        if call is None or call.operation not in ("put", "get"):
-            return
-        data = b""
-        try:
-            if workspace < 0:
-                raise OSError(errno.ESRCH, "the session has ended")
-            if call.operation == "put":
-                if session.folders and not disk.has_room(session.limits, session.folders[0], len(call.body)):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                files.write_file(workspace, call.head["path"], call.body)
-            else:
-                data = files.read_file(workspace, call.head["path"], wire.MAX_BODY)
-        except OSError as error:
-            status = "disk_limit" if error.errno in _DISK_ERRORS else "error"
-            self.finish(session, status, error.errno, error.strerror or str(error))
-        else:
-            self.finish(session, "ok", 0, "", data)
+    # --- tests
 
     def _start_tests(self, number: int, head: dict[str, Any], body: bytes) -> Session:
         """Makes a tests' session and a solution's session with a channel between them, and starts both."""

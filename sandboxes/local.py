@@ -17,7 +17,6 @@ from ..core.errors import SandboxUnavailable
 from .client import JailClient
 from .environment import session_environment
 from .jail import wire
-from .leftovers import SessionsFolder
 
 _MODES = ("namespaces", "landlock")
 """The best first."""
@@ -59,6 +58,8 @@ class ProcessLink:
     """
 
     def __init__(self, isolation: str) -> None:
+        from .leftovers import SessionsFolder  # which only Unix can import
+
         self._folder = None if isolation == "namespaces" else SessionsFolder()
         self._socket, theirs = socket.socketpair()
         config = _config(isolation, None if self._folder is None else self._folder.path)

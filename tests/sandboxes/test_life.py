@@ -129,11 +129,13 @@ print(os.getpid(), flush=True)
 
 
 @pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "sys.exit()", "raise ValueError", "os._exit(0)"])
-def test_nothing_outlives_the_host_process(end: str) -> None:
+def test_nothing_outlives_the_host_process(end: str, tmp_path: Path) -> None:
     mark = f"7-{os.getpid()}-{len(end)}"
-    mounts, files = mount_points(), set(os.listdir("/tmp"))
+    mounts, environment = mount_points(), {**os.environ, "TMPDIR": str(tmp_path)}
     program = PROGRAM.replace("{mark}", mark).replace("{end}", end)
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60, env=environment
+    )
     assert ended.stdout, ended.stderr
     jail = f'"host_pid": {int(ended.stdout)},'
     deadline = time.monotonic() + 6
@@ -142,7 +144,7 @@ def test_nothing_outlives_the_host_process(end: str) -> None:
     assert not left
     others = ("pytest", "docker", "containerd", "palaestra-engine")  # what runs beside this test
     assert not [path for path in mount_points() if path not in mounts and not any(name in path for name in others)]
-    assert not [name for name in set(os.listdir("/tmp")) - files if name.startswith("palaestra-sessions")]
+    assert not list(tmp_path.iterdir())
 
 
 def mount_points() -> list[str]:

@@ -84,6 +84,9 @@ def find_engines(connect: Callable[[], Any] | None = None) -> Iterator[Finding]:
 def _connect() -> Any:
     import docker  # pyright: ignore[reportMissingImports, reportMissingModuleSource]
 
+    from ..sandboxes.engine import Engine
+
+    Engine(_ENGINE_TIMEOUT_S).close()  # which leaves nothing open where no engine answers, unlike the SDK
     return docker.from_env(timeout=_ENGINE_TIMEOUT_S)
 
 

@@ -192,9 +192,7 @@ class _Folders:
         self._directory = directory
         self._as_root = os.getuid() == 0
         self._first_user = outer.first_user() if self._as_root else 0
-        self._offset = int.from_bytes(
-            os.urandom(2), "big"
-        )  # the kernel counts a user's processes for all jails at once
+        self._offset = int.from_bytes(os.urandom(2), "big")  # jails that shared users would share the kernel's counts
 
     def prepare(self, profile: Profile) -> None:
         """Nothing to do."""

@@ -69,9 +69,13 @@ def usage(folder: str, most: int) -> tuple[int, float]:
 def _open_folder(name: str, parent: int) -> int:
     try:
         return os.open(name, _FOLDER, dir_fd=parent)
-    except PermissionError:  # its owner hid it
-        os.chmod(name, 0o700, dir_fd=parent)
-        return os.open(name, _FOLDER, dir_fd=parent)
+    except PermissionError:  # its owner hid it; whatever has its name by now, only a folder is shown
+        found = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+        try:
+            os.chmod(f"/proc/self/fd/{found}", 0o700)
+            return os.open(".", _FOLDER, dir_fd=found)
+        finally:
+            os.close(found)
 
 
 def _unnamed_mib(pids: Iterable[int]) -> float:

@@ -53,6 +53,8 @@ far they give way, so that a fork bomb does not keep the supervisor from ending 
 """
 _SIGNALS = 256
 _DESCRIPTORS = 256
+CLOSED, OPEN = 0o511, 0o711
+"""Modes of folders that hold sessions' folders: always the first, but while a warden adds to them."""
 _MIB = 1 << 20
 _DEVICES = ("/dev/null", "/dev/full", "/dev/random", "/dev/urandom")
 
@@ -202,7 +204,11 @@ class _Folders:
         os.setsid()
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
         user = self._first_user + (self._offset + number) % outer.USERS if self._as_root else 0
-        return make_folders(f"{self._directory}/{number}", user)
+        parent = os.open(self._directory, os.O_PATH | os.O_DIRECTORY)
+        place, base = make_folders(parent, str(number), self._directory, user)
+        os.close(base)
+        os.close(parent)
+        return place
 
     def _start_confining(self, place: Place, profile: Profile, kept: tuple[int, ...] = ()) -> None:
         """Moves in and becomes the session's user, if it has one. `kept` capabilities may stay for a while."""
@@ -364,16 +370,31 @@ def _nest_scope() -> None:
         os.close(ruleset)
 
 
-def make_folders(base: str, user: int) -> Place:
-    """Makes the folders of a session, for a user if it has one of its own."""
-    os.mkdir(base, 0o711)
-    place = Place(f"{base}/home", f"{base}/tmp", f"{base}/copies", user)
-    for path in (place.home, place.tmp):
-        os.mkdir(path, 0o700)
+def make_folders(parent: int, name: str, path: str, user: int) -> tuple[Place, int]:
+    """Makes the folders of a session, for a user if it has one of its own.
+
+    Nobody but a warden changes what is in the folder itself and in `reserve`: they cannot be written to, not even by a
+    session that is the same user, because it can change no modes.
+
+    Args:
+        parent: Descriptor of the folder to make them in.
+        name: The session's in there.
+        path: Path of `parent`.
+        user: Whose they shall be; 0 leaves them to this process's user.
+
+    Returns:
+        The place, and a descriptor of the folder that is called `name`.
+    """
+    os.mkdir(name, OPEN, dir_fd=parent)
+    base = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+    for inner in ("home", "tmp"):
+        os.mkdir(inner, 0o700, dir_fd=base)
         if user:
-            os.chown(path, user, user)
-    os.mkdir(place.reserve, 0o711)
-    return place
+            os.chown(inner, user, user, dir_fd=base, follow_symlinks=False)
+    os.mkdir("copies", CLOSED, dir_fd=base)
+    os.chmod(f"/proc/self/fd/{base}", CLOSED)
+    path = f"{path}/{name}"
+    return Place(f"{path}/home", f"{path}/tmp", f"{path}/copies", user), base
 
 
 def become(user: int) -> None:

@@ -127,6 +127,7 @@ def remove_tree(path: str) -> None:
     with contextlib.suppress(OSError):
         root = os.open(path, _FOLDER)
         try:
+            os.fchmod(root, 0o700)
             _empty(root)
         finally:
             os.close(root)

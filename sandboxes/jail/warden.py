@@ -19,9 +19,10 @@ import array
 import contextlib
 import os
 import socket
+import stat
 
 from . import copying, kernel, trees, wire
-from .confinement import Place, make_folders
+from .confinement import CLOSED, OPEN, Place, make_folders
 from .keeper import Keeper
 
 TYPE_CHECKING = False  # `typing` stays out of the zygote
@@ -40,20 +41,23 @@ class Member:
         place: Where its files are.
         root: Descriptor of its root directory; -1 where it has the warden's own.
         namespace: Descriptor of the mount namespace that the root lives in.
+        base: Descriptor of the folder that a copy's folders are in, where it has no root of its own.
     """
 
-    def __init__(self, place: Place, root: int = -1, namespace: int = -1) -> None:
-        self.place, self.root, self.namespace = place, root, namespace
+    def __init__(self, place: Place, root: int = -1, namespace: int = -1, base: int = -1) -> None:
+        self.place, self.root, self.namespace, self.base = place, root, namespace, base
 
     def open(self, path: str) -> int:
         """Gives a descriptor of one of its folders."""
-        if self.root < 0:
-            return os.open(path, _LOOK)
-        return os.open(path[1:], _LOOK, dir_fd=self.root)
+        if self.root >= 0:
+            return os.open(path[1:], _LOOK, dir_fd=self.root)
+        if self.base >= 0:
+            return os.open(os.path.basename(path), _LOOK | os.O_NOFOLLOW, dir_fd=self.base)
+        return os.open(path, _LOOK)
 
     def close(self) -> None:
         """Closes the descriptors, which ends the mounts."""
-        for fd in (self.root, self.namespace):
+        for fd in (self.root, self.namespace, self.base):
             if fd >= 0:
                 os.close(fd)
 
@@ -160,25 +164,42 @@ class Warden(Keeper):
         member = self._members.get(number)
         if member is None:
             raise OSError("the session has ended")
-        for copy in copies:
-            made = self._make_folders(member, copy) if member.place.reserve else self._make_root(member)
-            self._members[copy] = made
-            self._expected.add(copy)
-            packet = b"C %d %s" % (copy, _text_of(made.place))
-            if made.root < 0:
-                self.orders.send(packet)
-            else:
-                self._send_with(packet, made.root)
         if member.place.reserve:
-            member.place.reserve += "/next"
-            os.mkdir(member.place.reserve, 0o711)
+            self._make_folders(member, copies)
+        else:
+            for copy in copies:
+                made = self._members[copy] = self._make_root(member)
+                self._expected.add(copy)
+                self._send_with(b"C %d %s" % (copy, _text_of(made.place)), made.root)
         self.orders.send(b"D %d %s" % (number, _text_of(member.place)))
 
-    def _make_folders(self, source: Member, copy: int) -> Member:
-        place = make_folders(f"{source.place.reserve}/{copy}", source.place.user)
-        for old, new in ((source.place.home, place.home), (source.place.tmp, place.tmp)):
-            _copy(source.open(old), os.open(new, _LOOK), place.user)
-        return Member(place)
+    def _make_folders(self, source: Member, copies: list[int]) -> None:
+        """Makes folders for copies, and the reserve that is the source's from then on.
+
+        Where the session is the same user as this process, it could put something else in their place while it may
+        write there; so they are opened at once, and looked at again when it may not any more.
+        """
+        place = source.place
+        reserve = os.open(place.reserve, _LOOK | os.O_NOFOLLOW)
+        os.chmod(f"/proc/self/fd/{reserve}", OPEN)
+        try:
+            for copy in copies:
+                folders, base = make_folders(reserve, str(copy), place.reserve, place.user)
+                self._members[copy] = Member(folders, base=base)
+                self._expected.add(copy)
+            os.mkdir("next", CLOSED, dir_fd=reserve)
+        finally:
+            os.chmod(f"/proc/self/fd/{reserve}", CLOSED)
+        for copy in copies:
+            made = self._members[copy]
+            found = os.stat(str(copy), dir_fd=reserve, follow_symlinks=False)
+            if not os.path.samestat(found, os.fstat(made.base)) or stat.S_IMODE(found.st_mode) != CLOSED:
+                raise OSError("the session changed the folders of its copies")
+            for old, new in ((place.home, made.place.home), (place.tmp, made.place.tmp)):
+                _copy(source.open(old), made.open(new), place.user)
+            self.orders.send(b"C %d %s" % (copy, _text_of(made.place)))
+        os.close(reserve)
+        place.reserve += "/next"
 
     def _make_root(self, source: Member) -> Member:
         """Makes a mount namespace that differs from the family's in the member's own folders alone."""

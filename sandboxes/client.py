@@ -6,10 +6,12 @@ Thread-safe and without a thread of its own: of the threads that wait for answer
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
 import threading
+from collections import deque
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -93,6 +95,7 @@ class JailClient:
         self._limits_lock = threading.Lock()
         self._has_leader = False
         self._waiting: dict[int, Reply] = {}
+        self._abandoned: deque[int] = deque()
         self._ids = itertools.count(1)
         self._next_session = 0
         self._limits: dict[Limits, int] = {}
@@ -145,10 +148,27 @@ class JailClient:
         if self.died is None:
             self._send(wire.pack(head))
 
+    def abandon(self, session: int) -> None:
+        """Has a session closed whose handle is gone; for finalizers, which may run in the middle of anything."""
+        if self.died is not None or os.getpid() != self.pid:
+            return
+        self._abandoned.append(session)
+        if self._send_lock.acquire(blocking=False):  # else whoever sends now does it
+            try:
+                with contextlib.suppress(OSError):  # the next request finds out
+                    self._close_abandoned()
+            finally:
+                self._send_lock.release()
+
+    def _close_abandoned(self) -> None:
+        while self._abandoned:
+            self._link.send(wire.pack({"op": "close", "s": self._abandoned.popleft()}))
+
     def _send(self, data: bytes) -> None:
         try:
             with self._send_lock:
                 self._link.send(data)
+                self._close_abandoned()
         except OSError as error:
             self._on_death(f"the connection to the jail is closed ({error.strerror or error})")
 

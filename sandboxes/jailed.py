@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,6 +45,12 @@ class JailedSandbox:
         self._limits_number = self._client.limits_number(self._limits)
         self._used = False
         self._alive = True
+        self._watch_end()
+
+    def _watch_end(self) -> None:
+        """Has the session closed when this handle is garbage."""
+        self._finalizer = weakref.finalize(self, self._client.abandon, self._number)
+        self._finalizer.atexit = False  # the jail is closed then anyway
 
     # --- execution
 
@@ -150,6 +157,7 @@ class JailedSandbox:
         copy._config, copy._limits, copy._lock, copy._closed = self._config, self._limits, threading.Lock(), False
         copy._client, copy._number, copy._limits_number = self._client, number, self._limits_number
         copy._used, copy._alive = True, True
+        copy._watch_end()
         return copy
 
     def reset(self) -> None:
@@ -166,6 +174,7 @@ class JailedSandbox:
             self._closed = True
 
     def _end(self) -> None:
+        self._finalizer.detach()
         if self._used and not self._closed and os.getpid() == self._client.pid:
             self._client.tell({"op": "close", "s": self._number})
 

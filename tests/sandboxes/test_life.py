@@ -1,6 +1,7 @@
 """What is left of a sandbox when something ends it, and what one session cannot do to the others' supervisor."""
 
 import contextlib
+import gc
 import os
 import select
 import signal
@@ -298,3 +299,21 @@ def test_shutdown_leaves_no_descriptors() -> None:
         sandbox.write_file("a", b"1")
     shutdown()
     assert count_fds() == fds
+
+
+def test_a_session_ends_when_its_handle_is_garbage() -> None:
+    mark = f"8642{os.getpid()}"
+    for close in (False, True):
+        sandbox = open_sandbox()
+        (copy,) = sandbox.fork(1)
+        for opened in (sandbox, copy):
+            assert opened.exec(f"import subprocess\nsubprocess.Popen(['sleep', '{mark}'])").ok
+        assert len(_processes_with(mark)) == 2
+        if close:
+            sandbox.close()
+        del sandbox, copy, opened
+        gc.collect()
+        deadline = time.monotonic() + 10
+        while _processes_with(mark) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert _processes_with(mark) == []

@@ -66,5 +66,8 @@ KNOWN_ON_COPIES: dict[tuple[Mode, str], str] = {
 }
 """The same for attacks of a session on its own live copy."""
 
-AT_TIMES = {"exhaustion: mappings of single pages": _KERNEL}
-"""Attacks that get through or not, as it happens, in any mode; their tests say so, and pass otherwise."""
+AT_TIMES: dict[tuple[Mode, str], str] = {
+    **{(mode, "exhaustion: mappings of single pages"): _KERNEL for mode in ALL},
+    (LANDLOCK, "exhaustion: inodes"): _LATE,
+}
+"""Attacks that get through or not, as it happens; their tests say so, and pass otherwise."""

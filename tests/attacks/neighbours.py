@@ -387,7 +387,7 @@ for work in (shout, shout, shout, fork, fork, fork):
     if attempt(os.fork) == 0: work(); os._exit(0)
 time.sleep(0.3)
 """,
-        ends=("output_limit", "killed", "memory_limit"),
+        ends=("ok", "output_limit", "killed", "memory_limit"),
         control=None,
         why="the same supervisor serves sessions that are not isolated",
     ),

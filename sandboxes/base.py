@@ -6,12 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Protocol, Self
 
 from ..core.errors import ConfigError, did_you_mean
 
-Backend = Literal["local", "docker"]
-Isolation = Literal["auto", "namespaces", "landlock", "uid", "none"]
 ISOLATIONS: Mapping[str, Sequence[str]] = {
     "local": ("auto", "namespaces", "landlock", "none"),
     "docker": ("auto", "uid", "landlock"),

@@ -129,13 +129,14 @@ def _config(isolation: str, directory: str | None) -> dict[str, Any]:
     if isolation == "namespaces" and python.startswith(_COVERED):
         raise SandboxUnavailable(f"sessions would hide {python}")
     prefixes = [] if _below_usr(sys.base_prefix) else [os.path.realpath(sys.base_prefix)]
-    look, names = _readable([*_SYSTEM, *prefixes], hidden_folders())
+    hidden = hidden_folders()
+    look, names = _readable([*_SYSTEM, *prefixes], hidden) if isolation == "landlock" else ([], [])
     return {
         "isolation": isolation,
         "directory": directory,
         "host_pid": os.getpid(),
         "prefixes": prefixes,
-        "hidden": hidden_folders(),
+        "hidden": hidden,
         "look": look,
         "names": names,
         "packages": _site_packages(),

@@ -9,14 +9,11 @@ A parent's signals never reach a process that merely has a recycled id. The zygo
 
 from __future__ import annotations
 
+import array
 import os
 import select
 import signal
 import socket
-
-TYPE_CHECKING = False  # `typing` stays out of the zygote
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 REAP_EVERY_MS = 5
 
@@ -37,14 +34,10 @@ class Keeper:
         self._poll = select.poll()
         self._poll.register(orders.fileno(), select.POLLIN)
 
-    def receive(self, reap: Callable[[], None]) -> tuple[bytes, list[tuple[int, int, bytes]]] | None:
-        """Gives the next order and what came with it; None when there was none for a while, because ends are awaited.
-
-        Args:
-            reap: Called then.
-        """
+    def receive(self) -> tuple[bytes, list[tuple[int, int, bytes]]] | None:
+        """Gives the next order and what came with it; None if there was none for a while, since ends are awaited."""
         if self.dying and not self._poll.poll(REAP_EVERY_MS):
-            reap()
+            self.reap()
             return None
         try:
             order, ancillary, _, _ = self.orders.recvmsg(4096, _SPACE)
@@ -68,6 +61,10 @@ class Keeper:
             del self.running[number]
             self.dying[pid] = number if kind == b"R" else None
             self.end(pid)
+
+    def send_with(self, packet: bytes, fd: int) -> None:
+        """Tells the supervisor something, with a descriptor."""
+        self.orders.sendmsg([packet], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
 
     def end(self, pid: int) -> None:
         """Kills a process with all that it has."""

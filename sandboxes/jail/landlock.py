@@ -98,12 +98,10 @@ def enter(ruleset: int) -> kernel.Step:
     return kernel.libc.syscall, (kernel.NR["landlock_restrict_self"], ruleset, 0), "landlock_restrict_self"
 
 
-def nest(ruleset: int) -> bool:
-    """Enters another domain while the kernel allows deeper nesting (16 levels); whether it did."""
+def nest(ruleset: int) -> None:
+    """Enters another domain, if the kernel allows deeper nesting (16 levels)."""
     try:
         kernel.perform([enter(ruleset)])
     except OSError as error:
         if error.errno != errno.E2BIG:
             raise
-        return False
-    return True

@@ -15,7 +15,6 @@ Besides what every keeper does:
 
 from __future__ import annotations
 
-import array
 import contextlib
 import os
 import socket
@@ -91,7 +90,7 @@ class Warden(Keeper):
     def serve(self) -> NoReturn:
         """Takes orders until the supervisor hangs up; then ends the family."""
         while True:
-            received = self.receive(self.reap)
+            received = self.receive()
             if received is None:
                 continue
             order, _ = received
@@ -149,11 +148,8 @@ class Warden(Keeper):
         except OSError:
             self.orders.send(b"W %d" % number)
             return
-        self._send_with(b"W %d" % number, fd)
+        self.send_with(b"W %d" % number, fd)
         os.close(fd)
-
-    def _send_with(self, packet: bytes, fd: int) -> None:
-        self.orders.sendmsg([packet], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
 
     def _fail(self, number: int, text: str) -> None:
         self.orders.send(b"F %d %s" % (number, text.encode()))
@@ -170,7 +166,7 @@ class Warden(Keeper):
             for copy in copies:
                 made = self._members[copy] = self._make_root(member)
                 self._expected.add(copy)
-                self._send_with(b"C %d %s" % (copy, _text_of(made.place)), made.root)
+                self.send_with(b"C %d %s" % (copy, _text_of(made.place)), made.root)
         self.orders.send(b"D %d %s" % (number, _text_of(member.place)))
 
     def _make_folders(self, source: Member, copies: list[int]) -> None:

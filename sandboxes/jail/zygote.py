@@ -93,7 +93,7 @@ class Zygote(Keeper):
         self._interpreter = _warm_up()
         self.orders.send(b"H")
         while True:
-            received = self.receive(self._reap)
+            received = self.receive()
             if received is None:
                 continue
             order, ancillary = received
@@ -101,7 +101,7 @@ class Zygote(Keeper):
                 self._end_all()
             self._obey(order, ancillary)
             if self.dying:
-                self._reap()
+                self.reap()
 
     def _obey(self, order: bytes, ancillary: list[tuple[int, int, bytes]]) -> None:
         kind, number, text = order.split(b" ", 2)
@@ -149,8 +149,9 @@ class Zygote(Keeper):
         else:
             self._leaving[pid] = time.monotonic() + _WARDEN_PATIENCE_S
 
-    def _reap(self) -> None:
-        self.reap()
+    def reap(self) -> None:
+        """Does that for wardens, too; one that does not end in time is killed with all that it has."""
+        super().reap()
         if not self._leaving:
             return
         now = time.monotonic()
@@ -169,8 +170,7 @@ class Zygote(Keeper):
         except OSError:
             self.orders.send(b"W %d" % number)
             return
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
-        self.orders.sendmsg([b"W %d" % number], ancillary)
+        self.send_with(b"W %d" % number, fd)
         os.close(fd)
 
     def _end_all(self) -> NoReturn:

@@ -77,9 +77,10 @@ def memory_mib() -> float:
 
 
 def abandoned_folders() -> set[str]:
-    """The folders of sessions that no living process holds."""
+    """The folders and control groups of sessions that no living process holds."""
     found: set[str] = set()
-    for path in Path(tempfile.gettempdir()).glob("palaestra-sessions-*"):
+    groups = Path("/sys/fs/cgroup").rglob("palaestra-jail-*")
+    for path in (*Path(tempfile.gettempdir()).glob("palaestra-sessions-*"), *groups):
         with contextlib.suppress(OSError):
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
             try:

@@ -128,6 +128,7 @@ def _jail_config(mode: str, environment: dict[str, str]) -> dict[str, Any]:
         "look": None,
         "names": [],
         "packages": [],
+        "groups": {},
         "environment": session_environment(environment.get("PATH", _DEFAULT_PATH), environment),
     }
 

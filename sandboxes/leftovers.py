@@ -1,7 +1,7 @@
-"""Folders for sessions that have no mounts of their own, and their removal, even after a process that was killed.
+"""Folders that outlive nobody: what a process that was killed has left, the next one removes.
 
-Whoever lives in such a folder holds a lock on it. A folder whose lock is free belongs to nobody, and the next jail that
-needs a folder removes it.
+Whoever made such a folder holds a lock on it. A folder whose lock is free belongs to nobody, and the next jail that
+needs a folder beside it removes it.
 """
 
 from __future__ import annotations
@@ -9,27 +9,37 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
-from .jail.copying import remove_tree
 
-_PREFIX = "palaestra-sessions-"
+class HeldFolder:
+    """A new folder, locked by this process as long as it lives.
 
+    Args:
+        parent: Where to make it.
+        prefix: How its name and those of its like begin.
+        remove_tree: Removes such a folder with all that is in it.
 
-class SessionsFolder:
-    """A new folder, locked by this process as long as it lives."""
+    Raises:
+        OSError: The folder cannot be made.
+    """
 
-    def __init__(self) -> None:
-        _sweep()
+    def __init__(self, parent: str, prefix: str, remove_tree: Callable[[str], None]) -> None:
+        self._remove_tree = remove_tree
+        for left in Path(parent).glob(f"{prefix}*"):
+            lock = _locked(str(left))
+            if lock >= 0:
+                remove_tree(str(left))
+                os.close(lock)
         self._lock = -1
         while self._lock < 0:  # another process may sweep it away before it is locked
-            self.path = tempfile.mkdtemp(prefix=_PREFIX)
-            os.chmod(self.path, 0o711)
+            self.path = tempfile.mkdtemp(prefix=prefix, dir=parent)
             self._lock = _locked(self.path)
 
     def remove(self) -> None:
         """Removes the folder with all that is in it; may be called twice."""
-        remove_tree(self.path)
+        self._remove_tree(self.path)
         self.forget()
 
     def forget(self) -> None:
@@ -37,15 +47,6 @@ class SessionsFolder:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
-
-
-def _sweep() -> None:
-    """Removes the folders that nobody holds any more."""
-    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        lock = _locked(str(path))
-        if lock >= 0:
-            remove_tree(str(path))
-            os.close(lock)
 
 
 def _locked(path: str) -> int:

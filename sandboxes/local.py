@@ -8,6 +8,7 @@ import platform
 import socket
 import subprocess
 import sys
+import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,10 +18,12 @@ from ..core.errors import SandboxUnavailable
 from .client import JailClient
 from .environment import session_environment
 from .jail import wire
+from .jail.copying import remove_tree
 
 _MODES = ("namespaces", "landlock")
 """The best first."""
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc/ld.so.cache", "/etc/alternatives")
+_SESSIONS = "palaestra-sessions-"
 _COVERED = ("/tmp/", "/workspace/")
 """What each session covers with folders of its own."""
 _MAIN = Path(__file__).resolve().parent / "jail" / "main.py"
@@ -58,13 +61,24 @@ class ProcessLink:
     """
 
     def __init__(self, isolation: str) -> None:
-        from .leftovers import SessionsFolder  # which only Unix can import
+        from .control_groups import ControlGroups  # these two only Unix can import
+        from .leftovers import HeldFolder
 
-        self._folder = None if isolation == "namespaces" else SessionsFolder()
+        self._held: list[HeldFolder | ControlGroups] = []
+        config = _config(isolation)
+        if isolation != "namespaces":
+            folder = HeldFolder(tempfile.gettempdir(), _SESSIONS, remove_tree)
+            os.chmod(folder.path, 0o711)
+            config["directory"] = folder.path
+            self._held.append(folder)
         self._socket, theirs = socket.socketpair()
-        config = _config(isolation, None if self._folder is None else self._folder.path)
         with theirs:
             self._process = _start(theirs)
+        if isolation != "none":
+            with contextlib.suppress(OSError):  # watching processes must do, then
+                groups = ControlGroups(self._process.pid)
+                config["groups"] = groups.folders
+                self._held.append(groups)
         self._socket.sendall(wire.pack(config))
 
     def receive(self) -> bytes:
@@ -91,8 +105,8 @@ class ProcessLink:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        if self._folder is not None:
-            self._folder.remove()
+        for held in self._held:
+            held.remove()
 
     def close(self) -> None:
         """See `JailLink`."""
@@ -102,8 +116,8 @@ class ProcessLink:
         """See `JailLink`."""
         self._socket.close()
         self._process.returncode = 0  # it is not this process's child
-        if self._folder is not None:
-            self._folder.forget()
+        for held in self._held:
+            held.forget()
 
 
 def _python() -> str:
@@ -124,7 +138,7 @@ def _start(sock: socket.socket) -> subprocess.Popen[bytes]:
     )
 
 
-def _config(isolation: str, directory: str | None) -> dict[str, Any]:
+def _config(isolation: str) -> dict[str, Any]:
     python = _python()
     if isolation == "namespaces" and python.startswith(_COVERED):
         raise SandboxUnavailable(f"sessions would hide {python}")
@@ -133,7 +147,8 @@ def _config(isolation: str, directory: str | None) -> dict[str, Any]:
     look, names = _readable([*_SYSTEM, *prefixes], hidden) if isolation == "landlock" else ([], [])
     return {
         "isolation": isolation,
-        "directory": directory,
+        "directory": None,
+        "groups": {},
         "host_pid": os.getpid(),
         "prefixes": prefixes,
         "hidden": hidden,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-from . import disk, processes
+from . import disk, kernel_memory, processes
+from .control_groups import ControlGroups
 from .overseer import Overseer
 from .processes import Table, Usage
 from .tracked import Call, Session
@@ -21,12 +22,14 @@ class Clocks:
 
     Args:
         supervisor: Whose sessions they are.
-        nested: Whether sessions have process namespaces of their own.
+        isolation: The jail's mode.
+        groups: Where sessions have control groups, if they do.
     """
 
-    def __init__(self, supervisor: Overseer, nested: bool) -> None:
+    def __init__(self, supervisor: Overseer, isolation: str, groups: ControlGroups | None) -> None:
         self._supervisor = supervisor
-        self._nested = nested
+        self._isolation = isolation
+        self._groups = groups
         self._next_watch = 0.0
         self._next_idle_watch = 0.0
 
@@ -102,7 +105,8 @@ class Clocks:
             cpu_s = 0.0
             for member in members:
                 roots = self._roots_of(member, table)
-                usage = processes.usage_of(roots, table)
+                usage = self._usage_of(member, roots, table)
+                self._adopt(member, roots, usage, table)
                 cpu_s += usage.cpu_s
                 oversize = self._oversize(member, roots, usage, table)
                 if oversize is not None and not session.dead:
@@ -113,11 +117,43 @@ class Clocks:
                 if cpu_s - call.cpu_before_s > call.cpu_s:
                     self.interrupt(session, call, "timeout", f"more than {call.cpu_s:g} s of CPU time")
 
+    def _usage_of(self, session: Session, roots: list[int], table: Table) -> Usage:
+        """Gives what a session uses: by what its processes show, and by its control group if it has one."""
+        usage = processes.usage_of(roots, table)
+        if self._groups is not None:
+            usage.cpu_s = max(usage.cpu_s, self._groups.cpu_s(session.number))
+            usage.kernel_mib = self._groups.kernel_mib(session.number)
+        return usage
+
+    def _adopt(self, session: Session, roots: list[int], usage: Usage, table: Table) -> None:
+        """Sees to it that the kernel counts what a session uses from now on, where it can."""
+        if self._groups is None:
+            return
+        family = session.family
+        alone = family is None or len(family.members) == 1
+        own = roots if alone else [root for root in roots if self._inner(root) == session.pid]
+        strays = [root for root in roots if root not in own]
+        trees = processes.trees_of(own, table), processes.trees_of(strays, table)
+        self._groups.adopt(session.number, session.limits, *trees, usage.cpu_s)
+
+    def _inner(self, pid: int) -> int:
+        """Gives the id by which a keeper knows a process."""
+        return processes.innermost_pid(pid) if self._isolation == "namespaces" else pid
+
     def _oversize(self, session: Session, roots: list[int], usage: Usage, table: Table) -> tuple[str, str] | None:
         over = processes.oversize(session.limits, roots, usage, table)
+        pids = processes.trees_of(roots, table)
+        over = over or self.check_memory(session)
+        if over is None and self._isolation != "none" and (locks := kernel_memory.too_many_locks(set(pids))):
+            over = "memory_limit", locks
         if over is None and session.folders:
-            over = disk.oversize(session.limits, session.folders, processes.trees_of(roots, table))
+            over = disk.oversize(session.limits, session.folders, pids)
         return over
+
+    def forget(self, session: Session) -> None:
+        """Takes leave of a session that is closed."""
+        if self._groups is not None:
+            self._groups.release(session.number)
 
     def _know_pids(self, sessions: list[Session]) -> bool:
         """Whether the process ids are known that account for sessions; asks for those that are not, for the next look.
@@ -149,14 +185,14 @@ class Clocks:
         others = {member.pid for member in family.members if member is not session}
         roots: list[int] = []
         for pid, (parent, _) in table.items():
-            if parent == family.warden_pid:
-                inner = processes.innermost_pid(pid) if self._nested else pid
-                if inner not in others:
-                    roots.append(pid)
+            if parent == family.warden_pid and self._inner(pid) not in others:
+                roots.append(pid)
         return roots
 
     def _watch_idle(self) -> None:
         """Ends sessions whose threads and processes go on working between calls: limits hold there too."""
+        if self._groups is not None:
+            self._groups.sweep()
         resting = [session for session in self._supervisor.sessions.values() if session.ready and not session.call]
         idle = [session for session in resting if not session.dead and self._know_pids([session])]
         if not idle:
@@ -164,18 +200,25 @@ class Clocks:
         table = processes.process_table()
         for session in idle:
             roots = self._roots_of(session, table)
-            usage = processes.usage_of(roots, table)
+            usage = self._usage_of(session, roots, table)
             if session.idle_cpu_s is None:
                 session.idle_cpu_s = usage.cpu_s
             most_cpu_s = session.limits["cpu_s"] or session.limits["timeout_s"]
             oversize = None
             if usage.cpu_s != session.idle_cpu_s or usage.processes > 1:
+                self._adopt(session, roots, usage, table)
                 oversize = self._oversize(session, roots, usage, table)
             if oversize is not None:
                 self._supervisor.end(session, f"the session was killed between calls: {oversize[1]}")
             elif usage.cpu_s - session.idle_cpu_s > most_cpu_s:
                 cause = f"the session was killed between calls: more than {most_cpu_s:g} s of CPU time"
                 self._supervisor.end(session, cause)
+
+    def check_memory(self, session: Session) -> tuple[str, str] | None:
+        """Gives status and message if the kernel has ended processes of a session for its memory."""
+        if self._groups is None or not self._groups.ran_out(session.number):
+            return None
+        return "memory_limit", f"more than {session.limits['memory_mib']} MiB of memory"
 
     def check_disk(self, session: Session) -> tuple[str, str] | None:
         """Gives status and message if a session's folders hold more than they may; for the end of a call."""

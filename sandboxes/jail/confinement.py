@@ -148,7 +148,7 @@ class Namespaces:
 
     def prepare(self, profile: Profile) -> None:
         """Prepares every call: what a clone builds itself costs it memory pages."""
-        own_group = kernel.libc.setpgid, (0, 0), "setpgid"  # the zygote's would be in reach of signals
+        own_group = kernel.libc.setsid, (), "setsid"  # the zygote's would be in reach of signals
         profile.mounts.append(own_group)
         counted = profile.processes if profile.count_processes else None
         enter = [landlock.enter(self._ruleset)] if self._ruleset >= 0 else []

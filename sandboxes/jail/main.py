@@ -11,6 +11,7 @@ only this machine knows (JSON); with
     look, names         folders to read and folders to list, for `landlock`; null means what the root directory holds
     packages            folders to add to the module search path
     environment         all of a session's environment variables
+    groups              folders for control groups of sessions, see `jail.control_groups`; none where there can be none
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ def main() -> NoReturn:
     config, _ = wire.read_frame(ends[0])
     config.update(json.loads(sys.argv[3]) if len(sys.argv) > 3 else {})
     host_process = -1 if config["host_pid"] is None else _open_host_process(config["host_pid"])
+    groups = {kind: os.open(path, os.O_RDONLY | os.O_DIRECTORY) for kind, path in config["groups"].items()}
     try:
-        _enter(config, outer)
+        _enter(config, outer, list(groups.values()))
         if config["isolation"] == "namespaces":
             jail.__path__ = [outer.JAIL_FILES]
         sys.path += config["packages"]
@@ -55,19 +57,19 @@ def main() -> NoReturn:
         os._exit(1)
     if pid == 0:
         ours.close()
-        for fd in {*ends, host_process} - {-1}:
+        for fd in {*ends, host_process, *groups.values()} - {-1}:
             os.close(fd)
         _clone_sessions(theirs, config)
     theirs.close()
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _supervise(ends, ours, host_process, config)
+    _supervise(ends, ours, host_process, groups, config)
 
 
-def _enter(config: dict[str, Any], outer: types.ModuleType) -> None:
+def _enter(config: dict[str, Any], outer: types.ModuleType, groups: list[int]) -> None:
     """Gives this process the surroundings of its mode."""
     if config["isolation"] == "namespaces":
-        outer.enter(config["prefixes"], config["hidden"], _FOLDER)
+        outer.enter(config["prefixes"], config["hidden"], _FOLDER, groups)
     elif config["isolation"] != "none":
         config["look"] = config["look"] or outer.visible_folders()
         outer.lose_privileges(config["isolation"])
@@ -84,11 +86,14 @@ def _clone_sessions(orders: socket.socket, config: dict[str, Any]) -> NoReturn:
     zygote.serve()
 
 
-def _supervise(ends: tuple[int, int], orders: socket.socket, host_process: int, config: dict[str, Any]) -> NoReturn:
+def _supervise(
+    ends: tuple[int, int], orders: socket.socket, host_process: int, groups: dict[str, int], config: dict[str, Any]
+) -> NoReturn:
     import resource
     import traceback
 
     from jail import wire
+    from jail.control_groups import ControlGroups
     from jail.supervisor import Supervisor
 
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -99,7 +104,8 @@ def _supervise(ends: tuple[int, int], orders: socket.socket, host_process: int, 
         os._exit(1)
     try:
         wire.write_all(ends[1], wire.pack({"id": 0, "status": "ok"}))
-        Supervisor(ends, orders, host_process, config["isolation"], config["directory"]).serve()
+        counting = ControlGroups(groups) if groups else None
+        Supervisor(ends, orders, host_process, config["isolation"], config["directory"], counting).serve()
     except Exception:
         os.set_blocking(ends[1], True)
         wire.write_all(ends[1], wire.pack({"id": 0, "fatal": traceback.format_exc()[-2000:]}))

@@ -33,13 +33,14 @@ JAIL_FILES = "/palaestra/jail"
 """Where the jail's own source files are found inside."""
 
 
-def enter(prefixes: list[str], hidden: list[str], jail_files: str) -> None:
+def enter(prefixes: list[str], hidden: list[str], jail_files: str, groups: list[int]) -> None:
     """Moves this process into the outer jail; returns in process 1 of it, and never in the caller's own process.
 
     Args:
         prefixes: Directories that the interpreter needs besides /usr.
         hidden: Directories that are empty inside, should they lie below one of those.
         jail_files: The folder of this package.
+        groups: Descriptors of folders of control groups, which are to belong to the jail's user.
 
     Raises:
         OSError: The kernel refuses a step; `strerror` names it.
@@ -51,6 +52,9 @@ def enter(prefixes: list[str], hidden: list[str], jail_files: str) -> None:
     jail_id = _FIRST_JAIL_ID + os.getpid()
     becomes_another_user = uid == 0 and exists(jail_id)
     if becomes_another_user:
+        for folder in groups:
+            os.chown(folder, jail_id, jail_id)
+            os.chown("cgroup.procs", jail_id, jail_id, dir_fd=folder)
         kernel.unshare(namespaces)
     else:
         kernel.unshare(namespaces | kernel.CLONE_NEWUSER)

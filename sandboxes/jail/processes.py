@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from . import kernel_memory
+
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _MIB = 1 << 20
-_MOST_FDS = 256
-_USUAL_FDS = 128
-_HELD_MIB = {"socket": 0.25, "pipe": 0.0625}
-"""What one end of a socket (`net.core.wmem_default`, rounded up) and what a pipe can hold unread."""
+_MAPPINGS_SHARE = 4
+"""Mappings are counted when they could take this part of the memory."""
 
 
 @dataclass
@@ -26,6 +25,10 @@ class Usage:
     memory_mib: float = 0.0
     """Resident memory; pages shared between processes count once per process."""
     cpu_s: float = 0.0
+    address_mib: float = 0.0
+    """Size of the address spaces."""
+    kernel_mib: float = 0.0
+    """What the kernel holds, as counted by the session's control group; 0 where there is none."""
 
 
 Table = dict[int, tuple[int, Usage]]
@@ -42,7 +45,8 @@ def process_table() -> Table:
             except OSError:
                 continue  # it just ended
             ticks = sum(map(int, fields[11:15]))  # utime, stime, cutime, cstime
-            usage = Usage(int(fields[17]), int(fields[21]) * _PAGE / _MIB, ticks / _TICKS_PER_S)
+            memory_mib, address_mib = int(fields[21]) * _PAGE / _MIB, int(fields[20]) / _MIB
+            usage = Usage(int(fields[17]), memory_mib, ticks / _TICKS_PER_S, address_mib)
             table[int(name)] = int(fields[1]), usage
     return table
 
@@ -78,6 +82,7 @@ def usage_of(roots: Iterable[int], table: Table) -> Usage:
         total.processes += usage.processes
         total.memory_mib += usage.memory_mib
         total.cpu_s += usage.cpu_s
+        total.address_mib += usage.address_mib
     return total
 
 
@@ -86,39 +91,21 @@ def oversize(limits: dict[str, Any], roots: Sequence[int], usage: Usage, table: 
     memory_mib = usage.memory_mib
     if memory_mib > limits["memory_mib"]:
         memory_mib = proportional_memory_mib(roots, table)
-    memory_mib += unread_mib(roots, table)
-    if memory_mib > limits["memory_mib"]:
+    free_mib = limits["memory_mib"] - memory_mib
+    if usage.kernel_mib > free_mib or _held_by_the_kernel_mib(roots, usage, table, free_mib) > free_mib:
         return "memory_limit", f"more than {limits['memory_mib']} MiB of memory"
     if usage.processes > limits["processes"] + 1:
         return "killed", f"more than {limits['processes']} processes"
     return None
 
 
-def unread_mib(roots: Iterable[int], table: Table) -> float:
-    """What the trees' sockets and pipes may hold, which counts as nobody's memory; 0 for a usual number of them."""
-    paths: list[str] = []
-    unseen = 0
-    for pid in trees_of(roots, table):
-        try:
-            paths += [f"/proc/{pid}/fd/{name}" for name in os.listdir(f"/proc/{pid}/fd")]
-        except OSError:
-            unseen += not _has_ended(pid)  # it hides them
-    if len(paths) + unseen * _MOST_FDS <= _USUAL_FDS:
-        return 0.0
-    held: set[str] = set()
-    for path in paths:
-        with contextlib.suppress(OSError):
-            held.add(os.readlink(path))
-    kinds = [_HELD_MIB.get(target.partition(":")[0], 0.0) for target in held]
-    return sum(kinds) + unseen * _MOST_FDS * _HELD_MIB["socket"]
-
-
-def _has_ended(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
-    except OSError:
-        return True
+def _held_by_the_kernel_mib(roots: Sequence[int], usage: Usage, table: Table, most_mib: float) -> float:
+    """An estimate for where there is no control group, and for what was taken before there was one."""
+    pids = trees_of(roots, table)
+    held_mib = kernel_memory.described_mib(pids, most_mib)
+    if kernel_memory.most_mappings_mib(usage.address_mib) > most_mib / _MAPPINGS_SHARE:
+        held_mib += kernel_memory.mappings_mib({pid: table[pid][1].address_mib for pid in pids})
+    return held_mib
 
 
 def proportional_memory_mib(roots: Iterable[int], table: Table) -> float:

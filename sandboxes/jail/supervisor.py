@@ -26,6 +26,7 @@ from . import calls, copying, wire
 from .access import FileAccess
 from .channel import Channel
 from .clocks import Clocks
+from .control_groups import ControlGroups
 from .forks import Forks
 from .orders import Orders
 from .tracked import Call, Family, Session, socket_and_pipes
@@ -48,10 +49,17 @@ class Supervisor:
         host_process: A pidfd of the host process, which turns readable when it is gone; -1 for none.
         isolation: The jail's mode.
         directory: Where sessions have their folders, if these are no mounts of their own.
+        groups: Where they have control groups, if they do.
     """
 
     def __init__(
-        self, host: tuple[int, int], orders: socket.socket, host_process: int, isolation: str, directory: str | None
+        self,
+        host: tuple[int, int],
+        orders: socket.socket,
+        host_process: int,
+        isolation: str,
+        directory: str | None,
+        groups: ControlGroups | None,
     ) -> None:
         self._poll = select.epoll()
         self._handlers: dict[int, Callable[[], None]] = {}
@@ -69,7 +77,7 @@ class Supervisor:
         self._dismissed: deque[Orders] = deque()
         self.sessions: dict[int, Session] = {}
         self.running: set[Session] = set()
-        self._clocks = Clocks(self, nested=isolation == "namespaces")
+        self._clocks = Clocks(self, isolation, groups)
         self._forks = Forks(self)
         self._files = FileAccess(self)
 
@@ -358,6 +366,9 @@ class Supervisor:
     def _on_exit(self, session: Session, exit_status: int) -> None:
         if session.call is None:
             return
+        if (over := self._clocks.check_memory(session)) is not None:
+            self.finish(session, over[0], exit_status, f"{over[1]}; the session was killed")
+            return
         if exit_status >= 0:
             message = f"the session's process exited with status {exit_status}"
         else:
@@ -401,6 +412,7 @@ class Supervisor:
         elif not session.dead:
             self.order(b"K", session)
         self.running.discard(session)
+        self._clocks.forget(session)
         for fd in (session.channel.fd, session.out, session.err):
             self._handlers.pop(fd, None)
             self._channels.pop(fd, None)

@@ -226,7 +226,7 @@ hold(ready(12, fill_sockets) * 200 * 0.1)
         name="locks on single bytes",
         program=HOLD
         + """
-one_byte = [struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 2 * i, 1, 0) for i in range(800)]
+one_byte = [struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 2 * i, 1, 0) for i in range(1600)]
 def lock():
     files = [fd for i in range(240) if (fd := attempt(os.open, f"{os.getpid()}-{i}", os.O_RDWR | os.O_CREAT)) is not None]
     for fd in files:
@@ -238,7 +238,7 @@ time.sleep(0.2)
 """,
         limits={"memory_mib": 64, "timeout_s": 25},
         ends=OVER_MEMORY,
-        kernel_mib=64,
+        kernel_mib=128,
         once=True,
     ),
     Attack(
@@ -250,12 +250,12 @@ def split():
     libc.mmap.restype = ctypes.c_void_p
     start = libc.mmap(None, ctypes.c_size_t(PAGES << 12), 0, 0x4022, -1, ctypes.c_long(0))
     for page in range(0, PAGES, 2): libc.mprotect(ctypes.c_void_p(start + (page << 12)), ctypes.c_size_t(4096), 1)
-ready(14, split)
+ready(28, split)
 time.sleep(0.2)
 """,
-        limits={"memory_mib": 64, "timeout_s": 25, "processes": 16},
+        limits={"memory_mib": 64, "timeout_s": 25, "processes": 32},
         ends=OVER_MEMORY,
-        kernel_mib=64,
+        kernel_mib=128,
         once=True,
     ),
     Attack(
@@ -270,12 +270,12 @@ def watch():
         for pair in pipes:
             for end in pair: attempt(poll.register, end)
     return polls
-ready(34, watch)
+ready(60, watch)
 time.sleep(0.2)
 """,
-        limits={"memory_mib": 64, "timeout_s": 25, "processes": 40},
+        limits={"memory_mib": 64, "timeout_s": 25, "processes": 64},
         ends=OVER_MEMORY,
-        kernel_mib=64,
+        kernel_mib=128,
         once=True,
     ),
     Attack(

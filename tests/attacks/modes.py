@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from palaestra.sandboxes import control_groups
+
 
 class Mode(NamedTuple):
     """A backend and how it isolates."""
@@ -25,10 +27,25 @@ CONTAINERS = (DOCKER_UID, DOCKER_LANDLOCK)
 ALL = (*MODES, *CONTAINERS)
 _WITHOUT_MOUNTS = (LANDLOCK, *CONTAINERS)
 
-_KERNEL = "memory is what processes show as theirs; this the kernel holds for them"
+
+def _is_counted() -> bool:
+    """Whether local sessions have control groups."""
+    try:
+        return control_groups.version() > 0
+    except OSError:
+        return False
+
+
+_WITHOUT_GROUPS = CONTAINERS if _is_counted() else ALL
+
+
+_KERNEL = "without a control group, nothing shows what the kernel holds for a session's rules"
 _ONE_USER = "without root, all sessions of the container are one user, for whom the kernel counts"
 _LATE = "without a file system of its own for each session, what is too much is seen within 50 ms, and then removed"
-_UNWAITED = "CPU time is that of living processes and of those that were waited for; others take theirs with them"
+_UNWAITED = (
+    "without a control group, CPU time is that of living processes and of those that were waited for; others take "
+    "theirs with them"
+)
 
 _LOCKS = (
     "sessions share the files of the interpreter and the system with each other and the host, and flock(2) needs no "
@@ -37,23 +54,22 @@ _LOCKS = (
 
 KNOWN: dict[tuple[Mode, str], str] = {
     **{(mode, "neighbours: locks on files that all see"): _LOCKS for mode in ALL},
-    **{(mode, "exhaustion: locks on single bytes"): _KERNEL for mode in ALL},
-    **{(mode, "exhaustion: CPU time of children that nobody waits for"): _UNWAITED for mode in ALL},
-    **{(mode, "exhaustion: CPU time between calls, of children that nobody waits for"): _UNWAITED for mode in ALL},
-    **{(mode, "exhaustion: rules of a sandbox of its own"): _KERNEL for mode in _WITHOUT_MOUNTS},
+    **{(mode, "exhaustion: CPU time of children that nobody waits for"): _UNWAITED for mode in _WITHOUT_GROUPS},
+    **{
+        (mode, "exhaustion: CPU time between calls, of children that nobody waits for"): _UNWAITED
+        for mode in _WITHOUT_GROUPS
+    },
+    **{(mode, "exhaustion: rules of a sandbox of its own"): _KERNEL for mode in CONTAINERS},
     **{(mode, "exhaustion: disk in every writable place"): _LATE for mode in _WITHOUT_MOUNTS},
     **{(mode, "exhaustion: disk in files that are deleted and open"): _LATE for mode in _WITHOUT_MOUNTS},
     **{(mode, "exhaustion: disk in holes that are filled through memory"): _LATE for mode in _WITHOUT_MOUNTS},
     **{(mode, "exhaustion: inodes"): _LATE for mode in _WITHOUT_MOUNTS},
-    **{(mode, "exhaustion: mappings of single pages"): _KERNEL for mode in ALL},
-    (DOCKER_UID, "exhaustion: watches of descriptors"): _KERNEL,
     (DOCKER_LANDLOCK, "exhaustion: many processes"): _ONE_USER,
     (DOCKER_LANDLOCK, "neighbours: the number of signals that wait for a user"): _ONE_USER,
     (DOCKER_LANDLOCK, "neighbours: the room in pipes of a user"): _ONE_USER,
     (NAMESPACES, "neighbours: the room in pipes of a user"): (
         "all sessions of a jail are one user of the kernel, whose pipes shrink once they hold 64 MiB together"
     ),
-    (NAMESPACES, "exhaustion: watches of descriptors"): _KERNEL,
 }
 """(mode, class and name of the attack) -> why it gets through, at least at times and on some machines."""
 

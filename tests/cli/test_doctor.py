@@ -13,7 +13,7 @@ import pytest
 from palaestra.cli import doctor, sandbox_probes
 from palaestra.cli.browser_probes import find_browsers
 from palaestra.cli.findings import Finding, extras, pip_line
-from palaestra.cli.machine_probes import _cgroup, describe_learning, describe_machine, describe_packages
+from palaestra.cli.machine_probes import _control_groups, describe_learning, describe_machine, describe_packages
 from palaestra.cli.sandbox_probes import find_engines, try_isolations
 from palaestra.core.errors import SandboxUnavailable
 from palaestra.sandboxes import SandboxConfig
@@ -160,24 +160,13 @@ def test_the_machine_is_described_whatever_is_absent(tmp_path: Path) -> None:
     assert all(facts.values())
 
 
-@pytest.mark.parametrize(
-    ("controllers", "works", "detail"),
-    [("cpu memory pids", True, "can be written to"), ("cpu", False, "without memory controller"), (None, False, "not")],
-)
-def test_cgroups_are_of_use_if_they_count_memory(
-    tmp_path: Path, controllers: str | None, works: bool, detail: str
-) -> None:
-    folder = tmp_path / "cgroup" / "user" / "me"
-    folder.mkdir(parents=True)
-    (folder / "cgroup.procs").touch()
-    if controllers is not None:
-        (folder / "cgroup.controllers").write_text(controllers)
-    (tmp_path / "mounts").write_text(f"proc /proc proc rw 0 0\ncgroup2 {tmp_path}/cgroup cgroup2 rw 0 0\n")
-    (tmp_path / "own").write_text("4:memory:/\n0::/user/me\n")
-    finding = _cgroup(f"{tmp_path}/mounts", f"{tmp_path}/own")
-    assert finding.works is works
-    assert detail in finding.detail
-    assert not _cgroup(f"{tmp_path}/none", f"{tmp_path}/own").works
+def test_it_says_how_sessions_are_counted() -> None:
+    counted = _control_groups(lambda: 2)
+    assert (counted.works, counted.detail) == (True, "count what sessions use, version 2")
+    watched = _control_groups(lambda: fail(OSError("/sys/fs/cgroup is not writable")))
+    assert not watched.works
+    assert "watching their processes: /sys/fs/cgroup is not writable" in watched.detail
+    assert "Delegate=yes" in watched.fix
 
 
 def test_packages_are_told_by_extra() -> None:

@@ -8,17 +8,22 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
 from .findings import Finding, extras, pip_line, version_of
+from .plain_text import one_line
 
 RUN_FOLDER = "runs"
 _LANDLOCK_CREATE_RULESET = 444  # the same number on every architecture
 _FOR_DEVELOPERS = ("test", "lint", "dev", "all")
 _GIB = 1 << 30
+_DELEGATE = (
+    "run as root, or below a service manager that delegates groups to you, for example with "
+    "`systemd-run --user --scope -p Delegate=yes COMMAND`"
+)
 
 
 def describe_learning(load_torch: Any = None) -> Iterator[Finding]:
@@ -71,7 +76,7 @@ def describe_machine(run_folder: str = RUN_FOLDER) -> Iterator[Finding]:
         yield Finding(section="machine", name=f"disk at {folder}", detail=_disk(folder))
     if platform.system() == "Linux":
         yield _landlock()
-        yield _cgroup()
+        yield _control_groups()
 
 
 def _processors() -> str:
@@ -113,21 +118,16 @@ def _landlock() -> Finding:
     return Finding(section="machine", name="Landlock", works=False, detail=detail, fix=fix)
 
 
-def _cgroup(mounts: str = "/proc/self/mounts", own: str = "/proc/self/cgroup") -> Finding:
-    without = "memory of a session's processes is summed up by looking at each"
+def _control_groups(version: Callable[[], int] | None = None) -> Finding:
+    """Says how the memory and the CPU time of local sessions are counted."""
+    if version is None:
+        from ..sandboxes.control_groups import version
     try:
-        mounted = [line.split() for line in Path(mounts).read_text(encoding="utf-8").splitlines()]
-        root = next(fields[1] for fields in mounted if fields[2] == "cgroup2")
-        lines = Path(own).read_text(encoding="utf-8").splitlines()
-        folder = Path(root) / next(line[3:].strip("/ ") for line in lines if line.startswith("0::"))
-        controllers = (folder / "cgroup.controllers").read_text(encoding="ascii").split()
-    except (OSError, StopIteration):
-        return Finding(section="machine", name="cgroup v2", works=False, detail=f"not mounted: {without}")
-    if "memory" not in controllers:
-        return Finding(section="machine", name="cgroup v2", works=False, detail=f"without memory controller: {without}")
-    if not os.access(folder, os.W_OK) or not os.access(folder / "cgroup.procs", os.W_OK):
-        return Finding(section="machine", name="cgroup v2", works=False, detail=f"{folder} is read-only: {without}")
-    return Finding(section="machine", name="cgroup v2", works=True, detail=f"{folder} can be written to")
+        detail = f"count what sessions use, version {version()}"
+        return Finding(section="machine", name="control groups", works=True, detail=detail)
+    except OSError as error:
+        detail = f"sessions are counted by watching their processes: {one_line(error.strerror or str(error))}"
+        return Finding(section="machine", name="control groups", works=False, detail=detail, fix=_DELEGATE)
 
 
 def describe_packages() -> Iterator[Finding]:

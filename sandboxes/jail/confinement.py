@@ -11,6 +11,7 @@ from . import kernel, landlock, outer, seccomp, trees
 
 TYPE_CHECKING = False  # `typing` stays out of the zygote
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any, Protocol
 
     class Confinement(Protocol):
@@ -33,8 +34,14 @@ if TYPE_CHECKING:
             """Gives up what untrusted code must not have: a session's last step before it serves."""
             ...
 
-        def confine_again(self, place: Place) -> None:
-            """Parts a session, or its copy, from the others of its family."""
+        def rules(self, folders: Sequence[int], pid: int) -> int:
+            """Gives a ruleset of Landlock that parts a session, or its copy, from the others of its family; -1 where
+            the kernel has none of use. The warden makes it, because sessions cannot.
+
+            Args:
+                folders: Descriptors of what it may change.
+                pid: Its process; 0 for a copy that is not born yet.
+            """
             ...
 
         def end_family(self, place: Place) -> None:
@@ -172,9 +179,9 @@ class Namespaces:
         """Gives up everything that the session's code must not have."""
         kernel.perform(profile.steps[forkable])
 
-    def confine_again(self, place: Place) -> None:
-        """Parts this process from its copies, or from what it was copied from."""
-        _nest_scope()
+    def rules(self, folders: Sequence[int], pid: int) -> int:
+        """Gives a ruleset that leaves files alone: each session has mounts of its own."""
+        return _copy_of(self._ruleset)
 
     def end_family(self, place: Place) -> None:
         """Nothing to do: the kernel ends what process 1 leaves behind."""
@@ -251,9 +258,7 @@ class Landlocked(_Folders):
             self._most_processes = trees.threads_of(os.getuid()) + _PROCESSES_OF_ALL
         elif not outer.can_reach(self._first_user, needed):
             self._kept = (kernel.CAP_DAC_READ_SEARCH,)
-        self._filter = seccomp.session_filter(
-            chroot=False, shares_processes=True, shares_user=not self._as_root, adds_rules=True
-        )
+        self._filter = seccomp.session_filter(chroot=False, shares_processes=True, shares_user=not self._as_root)
 
     def settle(self, number: int, profile: Profile) -> Place:
         """Makes the session's folders, and enters a domain in which the session's own will be nested."""
@@ -275,15 +280,15 @@ class Landlocked(_Folders):
         kernel.perform([kernel.capabilities(*self._kept, inherit=True)])
         for capability in self._kept:
             kernel.pass_on(capability)
-        ruleset = self._folders.ruleset([place.home, place.tmp, place.reserve])
+        folders = [os.open(path, os.O_PATH) for path in (place.home, place.tmp, place.reserve)]
+        ruleset = self._folders.ruleset(folders, os.getpid())
         kernel.perform([landlock.enter(ruleset), self._filter])
-        os.close(ruleset)
+        for fd in (*folders, ruleset):
+            os.close(fd)
 
-    def confine_again(self, place: Place) -> None:
-        """Parts this process from its copies, or from what it was copied from, files included."""
-        ruleset = self._folders.ruleset([place.home, place.tmp, place.reserve])
-        landlock.nest(ruleset)
-        os.close(ruleset)
+    def rules(self, folders: Sequence[int], pid: int) -> int:
+        """Gives a ruleset for a session's own folders."""
+        return self._folders.ruleset(folders, pid)
 
     def end_family(self, place: Place) -> None:
         """Kills everything in this process's domain, itself excepted."""
@@ -310,9 +315,9 @@ class Users(_Folders):
             steps.insert(1, landlock.enter(self._scope))
         kernel.perform(steps)
 
-    def confine_again(self, place: Place) -> None:
-        """Parts this process from its copies, or from what it was copied from."""
-        _nest_scope()
+    def rules(self, folders: Sequence[int], pid: int) -> int:
+        """Gives a ruleset that leaves files alone: a family is one user, and shares what that user may open."""
+        return _copy_of(self._scope)
 
     def end_family(self, place: Place) -> None:
         """Kills all processes of the session's user, as that user."""
@@ -356,18 +361,16 @@ class Bare:
         os.chdir(place.home)
         profile.apply(None)
 
-    def confine_again(self, place: Place) -> None:
-        """Nothing to do."""
+    def rules(self, folders: Sequence[int], pid: int) -> int:
+        """There are no copies to be parted."""
+        return -1
 
     def end_family(self, place: Place) -> None:
         """Nothing to do: such a session has no warden."""
 
 
-def _nest_scope() -> None:
-    ruleset = landlock.scope_ruleset()
-    if ruleset >= 0:
-        landlock.nest(ruleset)
-        os.close(ruleset)
+def _copy_of(fd: int) -> int:
+    return os.dup(fd) if fd >= 0 else -1
 
 
 def make_folders(parent: int, name: str, path: str, user: int) -> tuple[Place, int]:

@@ -22,15 +22,13 @@ import socket
 import stat
 import sys
 
-from . import kernel, wire
+from . import kernel, landlock, wire
 from .confinement import Place
 from .copying import copy_content
 
 TYPE_CHECKING = False  # `typing` stays out of the zygote
 if TYPE_CHECKING:
     from typing import Any
-
-    from .confinement import Confinement
 
 _MOST_FDS = 250
 _FIRST_FILE = 4
@@ -44,12 +42,10 @@ class Copying:
     """Forks a session into copies.
 
     Args:
-        confinement: The jail's mode.
         place: Where the session's files are.
     """
 
-    def __init__(self, confinement: Confinement, place: Place) -> None:
-        self._confinement = confinement
+    def __init__(self, place: Place) -> None:
         self._place = place
 
     def fork(self, control: int, request: int) -> bool:
@@ -79,7 +75,7 @@ class Copying:
         gc.unfreeze()
         if batch["rest"]:  # not so if there are no copies after all
             self._place = Place(*batch["rest"])
-            self._confinement.confine_again(self._place)
+            _part(fds)
         wire.write_all(control, wire.pack({"id": request, "s": "ok", "pids": pids}))
         return False
 
@@ -94,12 +90,12 @@ class Copying:
         files = _open_files(skipped=fds)
         os.setsid() if place.reserve else os.setpgid(0, 0)
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
-        if len(fds) > 3:
+        if not place.reserve:
             os.fchdir(fds[3])
             os.chroot(".")
             os.close(fds[3])
             place = Place(old.home, old.tmp)
-        self._confinement.confine_again(place)
+        _part(fds[3:] if place.reserve else fds[4:])
         moves = ((old.home, place.home), (old.tmp, place.tmp))
         _change_folder(_moved(folder, moves), place)
         for file in files:
@@ -107,6 +103,13 @@ class Copying:
         if place.reserve:
             os.environ["HOME"], os.environ["TMPDIR"] = place.home, place.tmp
             _move_tempfile(moves)
+
+
+def _part(rules: list[int]) -> None:
+    """Parts this process from the others of its family, where the warden could make rules of Landlock for that."""
+    for ruleset in rules:
+        landlock.nest(ruleset)
+        os.close(ruleset)
 
 
 class _OpenFile:

@@ -16,7 +16,7 @@ from . import wire
 from .overseer import Overseer
 from .tracked import Call, Family, Session, socket_and_pipes
 
-_PER_BATCH = 50
+_PER_BATCH = 40
 _WAITING = "more"
 """What a session answers when it is ready to read descriptors."""
 
@@ -33,6 +33,8 @@ class _Fork:
     places: dict[int, list[str]] = field(default_factory=lambda: dict[int, list[str]]())
     rest: list[str] | None = None
     """Where the original is from then on; known when all places are."""
+    rest_fds: list[int] = field(default_factory=lambda: list[int]())
+    """Rules that it enters then."""
     waits: bool = False
     forked: bool = False
     refusal: str = ""
@@ -91,7 +93,7 @@ class Forks:
             fork.places[number] = json.loads(text)
             fork.theirs[number] += fds
         elif kind == b"D":
-            fork.rest = json.loads(text)
+            fork.rest, fork.rest_fds = json.loads(text), fds
             self._send_places(fork)
         else:
             self._tick_off(fork, ("warden", number))
@@ -142,14 +144,15 @@ class Forks:
             head["fds"] = len(fork.theirs[batch[0]]) if batch else 0
             head["rest"] = fork.rest if is_last else None
             fds = [fd for number in batch for fd in fork.theirs[number]]
+            fds += fork.rest_fds if is_last else ()
             try:
                 fork.original.channel.send_with(wire.pack(head), fds)
             except OSError as error:
                 self._fail(fork, f"the session does not take its copies: {error}")
                 return
+        self._close(fork.rest_fds)
         for number, fds in fork.theirs.items():
             self._close(fds)
-            fork.theirs[number] = []
             folders = fork.places[number]
             fork.copies[number].folders = tuple(folders[:2]) if folders[2] else ()
 
@@ -168,7 +171,7 @@ class Forks:
 
     def _drop_copies(self, fork: _Fork) -> None:
         copies, theirs, fork.copies, fork.theirs = fork.copies, fork.theirs, {}, {}
-        for fds in theirs.values():
+        for fds in (*theirs.values(), fork.rest_fds):
             self._close(fds)
         for copy in copies.values():
             self._supervisor.destroy(copy)
@@ -187,8 +190,8 @@ class Forks:
 
     @staticmethod
     def _close(fds: list[int]) -> None:
-        for fd in fds:
-            os.close(fd)
+        while fds:
+            os.close(fds.pop())
 
 
 def _whole_numbers(said: Any) -> list[int]:

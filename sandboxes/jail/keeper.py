@@ -62,9 +62,9 @@ class Keeper:
             self.dying[pid] = number if kind == b"R" else None
             self.end(pid)
 
-    def send_with(self, packet: bytes, fd: int) -> None:
-        """Tells the supervisor something, with a descriptor."""
-        self.orders.sendmsg([packet], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
+    def send_with(self, packet: bytes, *fds: int) -> None:
+        """Tells the supervisor something, with descriptors."""
+        self.orders.sendmsg([packet], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else ())
 
     def end(self, pid: int) -> None:
         """Kills a process with all that it has."""

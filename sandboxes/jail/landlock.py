@@ -64,9 +64,13 @@ class Folders:
         self._wanted += [(path, _USE) for path in devices]
         self._wanted = [(path, rights) for path, rights in self._wanted if os.path.exists(path)]
 
-    def ruleset(self, change: Iterable[str]) -> int:
+    def ruleset(self, change: Iterable[int], pid: int) -> int:
         """Gives a ruleset for these folders, for others that may be changed, and for what /proc tells a process of
         itself.
+
+        Args:
+            change: Descriptors of the other folders.
+            pid: The process; 0 for none, since what /proc tells of a copy is out of its reach already.
 
         Raises:
             OSError: The kernel's Landlock is too old, or a folder is missing.
@@ -74,8 +78,8 @@ class Folders:
         attributes = struct.pack("QQQ", _ALL, _TCP, _SCOPES)
         made = kernel.libc.syscall(kernel.NR["landlock_create_ruleset"], attributes, len(attributes), 0)
         kernel.check(made, "landlock_create_ruleset")
-        own = [(f"/proc/self/{name}", _LOOK) for name in _OF_ITSELF]
-        own += [(path, _CHANGE) for path in change]
+        own = [(f"/proc/{pid}/{name}", _LOOK) for name in _OF_ITSELF] if pid else []
+        own += [(f"/proc/self/fd/{folder}", _CHANGE) for folder in change]
         for path, rights in self._wanted + own:
             _allow(made, path, rights)
         return made

@@ -49,6 +49,7 @@ DENIED: dict[str, tuple[int, int]] = {  # name: (x86-64, aarch64); -1 where it d
 _DENIED_IN_SESSIONS = {
     "mount": (165, 40), "sendmmsg": (307, 269), "sendmsg": (46, 211), "setns": (308, 268), "setsockopt": (54, 208),
     "umount2": (166, 39), "unshare": (272, 97),
+    "landlock_add_rule": (445, 445), "landlock_create_ruleset": (444, 444),  # the kernel counts nobody's rules
 }  # fmt: skip
 _CHROOT = {"chroot": (161, 51)}
 _ON_A_PROCESS = {
@@ -64,8 +65,7 @@ _CLONE3 = 435
 _FIRST_UNKNOWN = 463
 """What Linux has added since this list was written is answered as by a kernel that lacks it; so is all of x32."""
 _SPECIAL = {
-    "clone": (56, 220), "fcntl": (72, 25), "ioctl": (16, 29), "ioprio_set": (251, 30), "landlock_add_rule": (445, 445),
-    "mmap": (9, 222),
+    "clone": (56, 220), "fcntl": (72, 25), "ioctl": (16, 29), "ioprio_set": (251, 30), "mmap": (9, 222),
     "prctl": (157, 167), "prlimit64": (302, 261), "setpriority": (141, 140), "socketpair": (53, 199),
 }  # fmt: skip
 _AUDIT_ARCH = (0xC000003E, 0xC00000B7)
@@ -193,8 +193,9 @@ def common_filter() -> kernel.Step:
     return made.seal()
 
 
-def session_filter(*, chroot: bool, shares_processes: bool, shares_user: bool, adds_rules: bool = False) -> kernel.Step:
-    """Denies mounts, new namespaces, handing on descriptors, and what reaches the processes around a session.
+def session_filter(*, chroot: bool, shares_processes: bool, shares_user: bool) -> kernel.Step:
+    """Denies mounts, new namespaces, handing on descriptors, making rules of Landlock (a warden's can be entered), and
+    what reaches the processes around a session.
 
     Args:
         chroot: Allow chroot(2), which a live copy of a session needs (and the capability, which it has in its own user
@@ -203,7 +204,6 @@ def session_filter(*, chroot: bool, shares_processes: bool, shares_user: bool, a
         shares_user: It runs as the same user as its neighbours, or as the host's: what neither that user nor Landlock
             keeps apart is refused. Modes and times of files then cannot be changed; the calls answer that they did it,
             because programs change them as a courtesy and would stop at a refusal.
-        adds_rules: Its live copies need rules of Landlock.
     """
     made = Filter(_column())
     made.answer(_DENIED_IN_SESSIONS if chroot else {**_DENIED_IN_SESSIONS, **_CHROOT}, _REFUSE)
@@ -219,8 +219,6 @@ def session_filter(*, chroot: bool, shares_processes: bool, shares_user: bool, a
     if shares_user:
         made.answer(_OWNERS, _REFUSE)
         made.answer(_MODES_AND_TIMES, _PRETEND)
-    if not adds_rules:  # the kernel counts nobody's
-        made.answer({"landlock_add_rule": _SPECIAL["landlock_add_rule"]}, _REFUSE)
     made.emit(_JUMP_EQUAL, made.number("clone"), if_false=3)
     made.emit(_LOAD, _ARGUMENTS_AT)
     made.emit(_JUMP_ANY_BIT, _NEW_NAMESPACES, if_false=1)

@@ -9,7 +9,8 @@ Besides what every keeper does:
 
     W n          open the workspace of member n: `W n` and a descriptor
     C n m...     make places for copies m of member n: `C m place`, with a descriptor of the root where the copy has one
-                 of its own; then `D n place`: where n itself is from then on. `F n text` if that fails
+                 of its own, and one of rules of Landlock where there are any; then `D n place` and rules: where n
+                 itself is from then on. `F n text` if that fails
     A m pid      child `pid` is member m: `A m`, or `F m text` if it is not
 """
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from .confinement import Confinement, Profile
 
 _LOOK = os.O_PATH | os.O_DIRECTORY
+_CHANGED = "the session changed the folders of its copies"
 
 
 class Member:
@@ -51,7 +53,8 @@ class Member:
         if self.root >= 0:
             return os.open(path[1:], _LOOK, dir_fd=self.root)
         if self.base >= 0:
-            return os.open(os.path.basename(path), _LOOK | os.O_NOFOLLOW, dir_fd=self.base)
+            inner = path.removeprefix(os.path.dirname(self.place.home) + "/")
+            return os.open(inner, _LOOK | os.O_NOFOLLOW, dir_fd=self.base)
         return os.open(path, _LOOK)
 
     def close(self) -> None:
@@ -166,8 +169,22 @@ class Warden(Keeper):
             for copy in copies:
                 made = self._members[copy] = self._make_root(member)
                 self._expected.add(copy)
-                self.send_with(b"C %d %s" % (copy, _text_of(made.place)), made.root)
-        self.orders.send(b"D %d %s" % (number, _text_of(member.place)))
+                self._send_place(b"C", copy, made, 0)
+        self._send_place(b"D", number, member, self.running.get(number, 0))
+
+    def _send_place(self, kind: bytes, number: int, member: Member, pid: int) -> None:
+        """Tells where a member is, with what its process needs in order to move there."""
+        place = member.place
+        folders = [member.open(path) for path in (place.home, place.tmp, place.reserve) if path]
+        try:
+            rules = self._confinement.rules(folders, pid)
+        finally:
+            for fd in folders:
+                os.close(fd)
+        fds = [fd for fd in (member.root if kind == b"C" else -1, rules) if fd >= 0]
+        self.send_with(b"%s %d %s" % (kind, number, _text_of(place)), *fds)
+        if rules >= 0:
+            os.close(rules)
 
     def _make_folders(self, source: Member, copies: list[int]) -> None:
         """Makes folders for copies, and the reserve that is the source's from then on.
@@ -186,14 +203,14 @@ class Warden(Keeper):
             os.mkdir("next", CLOSED, dir_fd=reserve)
         finally:
             os.chmod(f"/proc/self/fd/{reserve}", CLOSED)
+        _check_closed(reserve, "next")
         for copy in copies:
             made = self._members[copy]
-            found = os.stat(str(copy), dir_fd=reserve, follow_symlinks=False)
-            if not os.path.samestat(found, os.fstat(made.base)) or stat.S_IMODE(found.st_mode) != CLOSED:
-                raise OSError("the session changed the folders of its copies")
+            if not os.path.samestat(_check_closed(reserve, str(copy)), os.fstat(made.base)):
+                raise OSError(_CHANGED)
             for old, new in ((place.home, made.place.home), (place.tmp, made.place.tmp)):
                 _copy(source.open(old), made.open(new), place.user)
-            self.orders.send(b"C %d %s" % (copy, _text_of(made.place)))
+            self._send_place(b"C", copy, made, 0)
         os.close(reserve)
         place.reserve += "/next"
 
@@ -224,6 +241,13 @@ class Warden(Keeper):
         self._expected.discard(number)
         self._kill_strays()
         self.orders.send(b"A %d" % number)
+
+
+def _check_closed(parent: int, name: str) -> os.stat_result:
+    found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    if not stat.S_ISDIR(found.st_mode) or stat.S_IMODE(found.st_mode) != CLOSED:
+        raise OSError(_CHANGED)
+    return found
 
 
 def _copy(source: int, target: int, user: int) -> None:

@@ -222,7 +222,7 @@ class Zygote(Keeper):
         if len(fds) > 3:
             os.dup2(fds[3], stub.CHANNEL_FD, inheritable=False)
         os.closerange(session.CONTROL_FD + 1 if len(fds) == 3 else stub.CHANNEL_FD + 1, 1 << 16)
-        session.serve(self._interpreter, Copying(self._confinement, place))
+        session.serve(self._interpreter, Copying(place))
 
 
 def _set_common_limits() -> None:

@@ -39,7 +39,6 @@ def _is_counted() -> bool:
 _WITHOUT_GROUPS = CONTAINERS if _is_counted() else ALL
 
 
-_KERNEL = "without a control group, nothing shows what the kernel holds for a session's rules"
 _ONE_USER = "without root, all sessions of the container are one user, for whom the kernel counts"
 _LATE = "without a file system of its own for each session, what is too much is seen within 50 ms, and then removed"
 _UNWAITED = (
@@ -59,7 +58,6 @@ KNOWN: dict[tuple[Mode, str], str] = {
         (mode, "exhaustion: CPU time between calls, of children that nobody waits for"): _UNWAITED
         for mode in _WITHOUT_GROUPS
     },
-    **{(mode, "exhaustion: rules of a sandbox of its own"): _KERNEL for mode in CONTAINERS},
     **{(mode, "exhaustion: disk in every writable place"): _LATE for mode in _WITHOUT_MOUNTS},
     **{(mode, "exhaustion: disk in files that are deleted and open"): _LATE for mode in _WITHOUT_MOUNTS},
     **{(mode, "exhaustion: disk in holes that are filled through memory"): _LATE for mode in _WITHOUT_MOUNTS},

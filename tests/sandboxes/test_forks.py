@@ -117,6 +117,28 @@ hits
         assert run(sandbox, program) == "[]\n"
 
 
+def test_a_copy_can_be_forked_again_and_again(original: Sandbox) -> None:
+    (sandbox,) = original.fork(1)
+    for count in range(3):
+        run(sandbox, f"open('f{count}', 'w').close()")
+        (copy,) = sandbox.fork(1)
+        assert run(copy, "import os\nlen(os.listdir('.'))") == f"{count + 1}\n"
+
+
+def test_the_rules_that_part_copies_are_not_of_a_sessions_making(original: Sandbox) -> None:
+    """The kernel keeps rules and counts nobody's, so sessions enter those of their warden."""
+    program = """
+import ctypes, struct
+libc = ctypes.CDLL(None, use_errno=True)
+call = lambda *arguments: (libc.syscall(*map(ctypes.c_long, arguments)), ctypes.get_errno())
+made = ctypes.create_string_buffer(struct.pack("Q", 1))
+call(444, ctypes.addressof(made), 8, 0), call(445, 3, 1, 0, 0)
+"""
+    (copy,) = original.fork(1)
+    for sandbox in (original, copy):
+        assert run(sandbox, program) == "((-1, 1), (-1, 1))\n"
+
+
 def test_what_cannot_be_forked_says_why(original: Sandbox) -> None:
     for wrong in (0, -1, 257, 1.0, True, "2"):
         with pytest.raises(ConfigError, match=r"n=.*must be in \[1, 256\]"):

@@ -6,8 +6,9 @@ import contextlib
 import os
 import resource
 import signal
+import socket
 
-from . import kernel, landlock, outer, seccomp, trees
+from . import kernel, landlock, outer, questions, seccomp, trees
 
 TYPE_CHECKING = False  # `typing` stays out of the zygote
 if TYPE_CHECKING:
@@ -32,6 +33,11 @@ if TYPE_CHECKING:
 
         def confine(self, place: Place, profile: Profile, forkable: bool) -> None:
             """Gives up what untrusted code must not have: a session's last step before it serves."""
+            ...
+
+        def listener(self) -> int:
+            """In the warden, once the session is being made: gives the descriptor with the kernel's questions about
+            modes and times (see `modes_and_times`); -1 where there are none."""
             ...
 
         def rules(self, folders: Sequence[int], pid: int) -> int:
@@ -179,6 +185,10 @@ class Namespaces:
         """Gives up everything that the session's code must not have."""
         kernel.perform(profile.steps[forkable])
 
+    def listener(self) -> int:
+        """The session's files are on mounts of its own, and the kernel asks nothing."""
+        return -1
+
     def rules(self, folders: Sequence[int], pid: int) -> int:
         """Gives a ruleset that leaves files alone: each session has mounts of its own."""
         return _copy_of(self._ruleset)
@@ -217,6 +227,10 @@ class _Folders:
         os.close(parent)
         return place
 
+    def listener(self) -> int:
+        """Where sessions are users of their own, the kernel asks nothing."""
+        return -1
+
     def _start_confining(self, place: Place, profile: Profile, kept: tuple[int, ...] = ()) -> None:
         """Moves in and becomes the session's user, if it has one. `kept` capabilities may stay for a while."""
         place.move_in()
@@ -234,7 +248,8 @@ class Landlocked(_Folders):
     """Landlock, which needs no privileges: sessions are ordinary processes that can open and signal no others.
 
     Under root each has a user of its own. Should such a user be unable to reach the interpreter (one in /root), it may
-    look at everything, as far as Landlock lets it open that.
+    look at everything, as far as Landlock lets it open that. Without root they are the host's user, and the warden
+    changes modes and times for them.
 
     Args:
         directory: Where sessions have their folders.
@@ -259,12 +274,17 @@ class Landlocked(_Folders):
         elif not outer.can_reach(self._first_user, needed):
             self._kept = (kernel.CAP_DAC_READ_SEARCH,)
         self._filter = seccomp.session_filter(chroot=False, shares_processes=True, shares_user=not self._as_root)
+        self._ask = seccomp.modes_and_times_filter(asks=True)
+        self._asks = not self._as_root and questions.is_possible(self._ask)
+        self._pretend = [] if self._as_root or self._asks else [seccomp.modes_and_times_filter(asks=False)]
+        self._line: tuple[socket.socket, socket.socket] | None = None
 
     def settle(self, number: int, profile: Profile) -> Place:
         """Makes the session's folders, and enters a domain in which the session's own will be nested."""
         place = super().settle(number, profile)
         outside = os.getppid()
         kernel.perform([landlock.enter(self._scope)])
+        self._line = socket.socketpair() if self._asks else None
         try:
             os.kill(outside, 0)
         except PermissionError:
@@ -282,9 +302,20 @@ class Landlocked(_Folders):
             kernel.pass_on(capability)
         folders = [os.open(path, os.O_PATH) for path in (place.home, place.tmp, place.reserve)]
         ruleset = self._folders.ruleset(folders, os.getpid())
-        kernel.perform([landlock.enter(ruleset), self._filter])
+        kernel.perform([landlock.enter(ruleset), *self._pretend])
+        if self._line is not None:
+            questions.hand_over(self._line[1], self._ask)
+            self._line[0].close()
+        kernel.perform([self._filter])
         for fd in (*folders, ruleset):
             os.close(fd)
+
+    def listener(self) -> int:
+        """Waits for what the session hands over."""
+        if self._line is None:
+            return -1
+        self._line[1].close()
+        return questions.take_over(self._line[0])
 
     def rules(self, folders: Sequence[int], pid: int) -> int:
         """Gives a ruleset for a session's own folders."""
@@ -360,6 +391,10 @@ class Bare:
         """Sets the limits that the kernel keeps for a single process."""
         os.chdir(place.home)
         profile.apply(None)
+
+    def listener(self) -> int:
+        """Nothing is confined, and the kernel asks nothing."""
+        return -1
 
     def rules(self, folders: Sequence[int], pid: int) -> int:
         """There are no copies to be parted."""

@@ -79,7 +79,7 @@ def _copy_entry(name: str, source: int, target: int, user: int) -> bool:
 
 
 def _copy_file(name: str, source: int, target: int) -> None:
-    opened = os.open(name, _LOOK, dir_fd=source)
+    opened = _open_file(name, source)
     try:
         found = os.fstat(opened)
         if not stat.S_ISREG(found.st_mode):
@@ -92,6 +92,24 @@ def _copy_file(name: str, source: int, target: int) -> None:
             os.close(made)
     finally:
         os.close(opened)
+
+
+def _open_file(name: str, folder: int) -> int:
+    try:
+        return os.open(name, _LOOK, dir_fd=folder)
+    except PermissionError:  # its owner, who is this process's user, took the right to read it from himself
+        found = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=folder)
+    try:
+        path, mode = f"/proc/self/fd/{found}", os.fstat(found).st_mode
+        if not stat.S_ISREG(mode):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), name)
+        os.chmod(path, stat.S_IRUSR)
+        try:
+            return os.open(path, _LOOK & ~os.O_NOFOLLOW)
+        finally:
+            os.chmod(path, stat.S_IMODE(mode))
+    finally:
+        os.close(found)
 
 
 def copy_content(source: int, target: int, size: int) -> None:

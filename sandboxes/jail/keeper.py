@@ -15,6 +15,10 @@ import select
 import signal
 import socket
 
+TYPE_CHECKING = False  # `typing` stays out of the zygote
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 REAP_EVERY_MS = 5
 
 
@@ -33,17 +37,37 @@ class Keeper:
         """Process id -> number, if its exit is to be reported."""
         self._poll = select.poll()
         self._poll.register(orders.fileno(), select.POLLIN)
+        self._watched: dict[int, Callable[[], None]] = {}
 
     def receive(self) -> tuple[bytes, list[tuple[int, int, bytes]]] | None:
-        """Gives the next order and what came with it; None if there was none for a while, since ends are awaited."""
-        if self.dying and not self._poll.poll(REAP_EVERY_MS):
-            self.reap()
+        """Gives the next order and what came with it; None if something else came before, or an end is awaited."""
+        if (self.dying or self._watched) and not self._has_order():
+            if self.dying:
+                self.reap()
             return None
         try:
             order, ancillary, _, _ = self.orders.recvmsg(4096, _SPACE)
         except ConnectionError:
             return b"", []
         return order, ancillary
+
+    def watch(self, fd: int, handler: Callable[[], None]) -> None:
+        """Has a handler called whenever there is something to read, until the other side is gone; then closes it."""
+        self._poll.register(fd, select.POLLIN)
+        self._watched[fd] = handler
+
+    def _has_order(self) -> bool:
+        """Waits for an order, or for a while where ends are awaited, and calls a handler meanwhile, once."""
+        ready = dict(self._poll.poll(REAP_EVERY_MS if self.dying else None))
+        has_order = ready.pop(self.orders.fileno(), 0) != 0
+        for fd, events in ready.items():
+            if events & select.POLLIN:
+                self._watched[fd]()
+            else:
+                self._poll.unregister(fd)
+                del self._watched[fd]
+                os.close(fd)
+        return has_order
 
     def obey(self, kind: bytes, number: int) -> None:
         """Obeys an order about a running process."""

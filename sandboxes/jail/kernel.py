@@ -39,7 +39,7 @@ PR_SET_NO_NEW_PRIVS, PR_GET_TID_ADDRESS, PR_CAP_AMBIENT = 38, 40, 47
 CAP_DAC_READ_SEARCH, CAP_SETGID, CAP_SETUID, CAP_SYS_CHROOT = 2, 6, 7, 18
 CAPS_OF_KEEPERS = (0, 1, CAP_DAC_READ_SEARCH, 3, 5, CAP_SETGID, CAP_SETUID, 19)
 """CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, KILL, SETGID, SETUID, SYS_PTRACE."""
-RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS = 0x10, 0x02
+RESOLVE_IN_ROOT, RESOLVE_BENEATH, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_XDEV = 0x10, 0x08, 0x02, 0x01
 
 _NUMBERS = {  # name: (x86-64, aarch64); the calls since Linux 5.3 have one number everywhere
     "clone": (56, 220),
@@ -55,8 +55,8 @@ _NUMBERS = {  # name: (x86-64, aarch64); the calls since Linux 5.3 have one numb
 }
 ARCHITECTURES = ("x86_64", "aarch64")
 MACHINE = os.uname().machine
-_COLUMN = ARCHITECTURES.index(MACHINE) if MACHINE in ARCHITECTURES else 0
-NR = {name: numbers[_COLUMN] for name, numbers in _NUMBERS.items()}
+COLUMN = ARCHITECTURES.index(MACHINE) if MACHINE in ARCHITECTURES else 0
+NR = {name: numbers[COLUMN] for name, numbers in _NUMBERS.items()}
 
 
 def check(result: int, what: str) -> int:
@@ -189,7 +189,16 @@ class Cloner:
 
 def open_in_root(directory: int, path: str, flags: int, mode: int = 0) -> int:
     """Opens a path as if `directory` were the root: no symlink and no `..` leads out of it (openat2(2))."""
-    how = struct.pack("QQQ", flags | os.O_CLOEXEC, mode, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+    return _open(directory, path, flags, mode, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
+
+
+def open_beneath(directory: int, path: bytes, flags: int) -> int:
+    """Opens a path below a directory; EXDEV for absolute ones, and where a link, `..` or a mount leads out of it."""
+    return _open(directory, path, flags, 0, RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_XDEV)
+
+
+def _open(directory: int, path: str | bytes, flags: int, mode: int, resolve: int) -> int:
+    how = struct.pack("QQQ", flags | os.O_CLOEXEC, mode, resolve)
     fd = libc.syscall(NR["openat2"], directory, os.fsencode(path), how, len(how))
     if fd < 0:
         number = ctypes.get_errno()

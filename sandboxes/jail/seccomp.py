@@ -57,7 +57,7 @@ _ON_A_PROCESS = {
     "sched_setscheduler": (144, 119),
 }  # fmt: skip
 _OWNERS = {"chown": (92, -1), "fchown": (93, 55), "fchownat": (260, 54), "lchown": (94, -1)}
-_MODES_AND_TIMES = {
+MODES_AND_TIMES = {
     "chmod": (90, -1), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452), "futimesat": (261, -1),
     "utime": (132, -1), "utimensat": (280, 88), "utimes": (235, -1),
 }  # fmt: skip
@@ -66,7 +66,8 @@ _FIRST_UNKNOWN = 463
 """What Linux has added since this list was written is answered as by a kernel that lacks it; so is all of x32."""
 _SPECIAL = {
     "clone": (56, 220), "fcntl": (72, 25), "ioctl": (16, 29), "ioprio_set": (251, 30), "mmap": (9, 222),
-    "prctl": (157, 167), "prlimit64": (302, 261), "setpriority": (141, 140), "socketpair": (53, 199),
+    "prctl": (157, 167), "prlimit64": (302, 261), "seccomp": (317, 277), "setpriority": (141, 140),
+    "socketpair": (53, 199),
 }  # fmt: skip
 _AUDIT_ARCH = (0xC000003E, 0xC00000B7)
 _NEW_NAMESPACES = (
@@ -74,13 +75,14 @@ _NEW_NAMESPACES = (
     | kernel.CLONE_NEWPID | kernel.CLONE_NEWNET
 )  # fmt: skip
 _LOAD, _JUMP_EQUAL, _JUMP_GREATER_EQUAL, _JUMP_ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
-_ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
+_ALLOW, _KILL, _ERRNO, _ASK = 0x7FFF0000, 0x80000000, 0x00050000, 0x7FC00000
 _REFUSE = _ERRNO | errno.EPERM
 _PRETEND = _ERRNO
 """Answers 0 without doing anything."""
 _NUMBER_AT, _ARCH_AT, _ARGUMENTS_AT = 0, 4, 16
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _F_SETLEASE = 1024
+_NEW_LISTENER, _WAIT_KILLABLE = 1 << 3, 1 << 5
 _MAP_SHARED, _MAP_ANONYMOUS = 0x01, 0x20
 _AF_UNIX, _SOCK_STREAM, _SOCK_SEQPACKET = 1, 1, 5
 _PRIO_PROCESS, _IOPRIO_WHO_PROCESS = 0, 1
@@ -141,15 +143,18 @@ class Filter:
         else:
             self.emit(_RETURN, other)
 
-    def seal(self) -> kernel.Step:
+    def seal(self, flags: int = 0) -> kernel.Step:
         """Ends the filter (what it did not refuse is allowed) and gives the call that installs it in a process.
 
         The process needs no_new_privs, and never gets rid of the filter.
+
+        Args:
+            flags: See seccomp(2).
         """
         self.emit(_RETURN, _ALLOW)
         set_mode_filter = 1
         program = _Program(len(self._lines), b"".join(self._lines))
-        return kernel.libc.syscall, (kernel.NR["seccomp"], set_mode_filter, 0, ctypes.byref(program)), "seccomp"
+        return kernel.libc.syscall, (kernel.NR["seccomp"], set_mode_filter, flags, ctypes.byref(program)), "seccomp"
 
 
 def common_filter() -> kernel.Step:
@@ -202,8 +207,7 @@ def session_filter(*, chroot: bool, shares_processes: bool, shares_user: bool) -
             namespace alone).
         shares_processes: The session has no process namespace: it may not hide from its supervisor.
         shares_user: It runs as the same user as its neighbours, or as the host's: what neither that user nor Landlock
-            keeps apart is refused. Modes and times of files then cannot be changed; the calls answer that they did it,
-            because programs change them as a courtesy and would stop at a refusal.
+            keeps apart is refused. Modes and times of files are a matter of `modes_and_times_filter`.
     """
     made = Filter(_column())
     made.answer(_DENIED_IN_SESSIONS if chroot else {**_DENIED_IN_SESSIONS, **_CHROOT}, _REFUSE)
@@ -218,12 +222,29 @@ def session_filter(*, chroot: bool, shares_processes: bool, shares_user: bool) -
         made.refuse_if(made.number("prctl"), (0, kernel.PR_SET_PDEATHSIG))
     if shares_user:
         made.answer(_OWNERS, _REFUSE)
-        made.answer(_MODES_AND_TIMES, _PRETEND)
+        made.emit(_JUMP_EQUAL, made.number("seccomp"), if_false=4)
+        made.emit(_LOAD, _ARGUMENTS_AT + 8)
+        made.emit(_JUMP_ANY_BIT, _NEW_LISTENER, if_false=1)  # whoever listens may let through what is asked about
+        made.emit(_RETURN, _REFUSE)
+        made.emit(_LOAD, _NUMBER_AT)
     made.emit(_JUMP_EQUAL, made.number("clone"), if_false=3)
     made.emit(_LOAD, _ARGUMENTS_AT)
     made.emit(_JUMP_ANY_BIT, _NEW_NAMESPACES, if_false=1)
     made.emit(_RETURN, _REFUSE)
     return made.seal()
+
+
+def modes_and_times_filter(*, asks: bool) -> kernel.Step:
+    """Keeps a session that shares its user from changing modes and times of files.
+
+    Args:
+        asks: Has the kernel ask about each such call; the call that installs the filter gives a descriptor where the
+            questions come from. Otherwise the calls answer that they did it, because programs change modes and times as
+            a courtesy and would stop at a refusal.
+    """
+    made = Filter(_column())
+    made.answer(MODES_AND_TIMES, _ASK if asks else _PRETEND)
+    return made.seal(_NEW_LISTENER | _WAIT_KILLABLE if asks else 0)
 
 
 def _column() -> int:

@@ -24,6 +24,7 @@ import stat
 from . import copying, kernel, trees, wire
 from .confinement import CLOSED, OPEN, Place, make_folders
 from .keeper import Keeper
+from .modes_and_times import Changes, Folder
 
 TYPE_CHECKING = False  # `typing` stays out of the zygote
 if TYPE_CHECKING:
@@ -89,6 +90,9 @@ class Warden(Keeper):
         self._expected: set[int] = set()
         """Copies that have places and are not adopted yet."""
         self._has_strays = False
+        listener = confinement.listener()
+        if listener >= 0:
+            self.watch(listener, Changes(listener, self._folders_of).answer)
 
     def serve(self) -> NoReturn:
         """Takes orders until the supervisor hangs up; then ends the family."""
@@ -153,6 +157,14 @@ class Warden(Keeper):
             return
         self.send_with(b"W %d" % number, fd)
         os.close(fd)
+
+    def _folders_of(self, pid: int) -> list[Folder] | None:
+        """Where a member may change modes and times, if that is a member's process."""
+        for number, process in self.running.items():
+            if process == pid and number in self._members:
+                member = self._members[number]
+                return [Folder(member.open(path), path) for path in (member.place.home, member.place.tmp)]
+        return None
 
     def _fail(self, number: int, text: str) -> None:
         self.orders.send(b"F %d %s" % (number, text.encode()))

@@ -38,9 +38,35 @@ def test_commands_and_files(sandbox: Sandbox) -> None:
     assert sandbox.run(["tr", "a-z", "A-Z"], b"text" * 50_000).stdout.startswith("TEXTTEXT")
     assert sandbox.run(["sh", "-c", "exit 3"]).exit_status == 3
     sandbox.write_file("prog", b"#!/bin/sh\necho ran $1\n")
-    assert sandbox.run(["sh", "-c", "chmod +x prog && sh prog it"]).stdout == "ran it\n"
+    assert sandbox.run(["sh", "-c", "chmod +x prog && ./prog it"]).stdout == "ran it\n"
     with pytest.raises(SandboxError, match="No such file"):
         sandbox.read_file("nothing")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_modes_and_times_change_in_a_sessions_own_folders_alone(image: str, mode: str) -> None:
+    """Under `landlock` all sessions of a container are one user."""
+    look = "(found := os.stat('f')).st_mode & 0o7777, found.st_mtime, found.st_ctime"
+    with open_docker(image, mode) as sandbox, open_docker(image, mode) as neighbour:
+        neighbour.exec("import os\nopen('f', 'w').close()\nos.chmod('f', 0o604)\nos.utime('f', (5, 6))")
+        before = neighbour.exec(look).stdout
+        assert before.startswith("(388, 6.0, ")
+        path = neighbour.exec("print(os.path.abspath('f'))").stdout.strip()
+        tried = f"""
+import os
+seen = []
+for change in (lambda path: os.chmod(path, 0o777), os.utime):
+    for path in ({path!r}, {os.path.dirname(path)!r}, "link", "/etc/passwd", "/usr/bin"):
+        try: change(path); seen.append(path)
+        except OSError: pass
+seen
+"""
+        assert sandbox.exec(f"import os\nos.symlink({path!r}, 'link')").ok
+        assert sandbox.exec(tried).stdout == "[]\n"
+        (copy,) = neighbour.fork(1)
+        with copy:
+            assert copy.exec("os.chmod('f', 0o640)\nos.stat('f').st_mode & 0o7777").stdout == "416\n"
+        assert neighbour.exec(look).stdout == before
 
 
 @pytest.mark.parametrize(

@@ -266,7 +266,7 @@ class Landlocked(_Folders):
         if landlock.version() < landlock.NEEDED_VERSION:
             raise OSError(f"its Landlock has version {landlock.version()}, not {landlock.NEEDED_VERSION}")
         self._folders = landlock.Folders(look, names, _DEVICES)
-        self._scope = landlock.scope_ruleset()
+        self._outer = landlock.outer_ruleset()
         self._kept: tuple[int, ...] = ()
         self._most_processes = 0
         if not self._as_root:
@@ -283,7 +283,7 @@ class Landlocked(_Folders):
         """Makes the session's folders, and enters a domain in which the session's own will be nested."""
         place = super().settle(number, profile)
         outside = os.getppid()
-        kernel.perform([landlock.enter(self._scope)])
+        kernel.perform([landlock.enter(self._outer)])
         self._line = socket.socketpair() if self._asks else None
         try:
             os.kill(outside, 0)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 NEEDED_VERSION = 6
 """The first that keeps signals inside of a domain (Linux 6.12)."""
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _TRUNCATE, _IOCTL = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 14, 1 << 15
+_REFER = 1 << 13
 _ALL = (1 << 16) - 1
 _ON_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL
 _LOOK = _EXECUTE | _READ_FILE | _READ_DIR
@@ -47,6 +48,20 @@ def scope_ruleset() -> int:
         return -1
     attributes = struct.pack("QQQ", 0, _TCP, _SCOPES) if known >= NEEDED_VERSION else struct.pack("QQ", 0, _TCP)
     return kernel.libc.syscall(kernel.NR["landlock_create_ruleset"], attributes, len(attributes), 0)
+
+
+def outer_ruleset() -> int:
+    """Gives a ruleset that leaves files alone where domains with folders will be nested in its own.
+
+    Names can only move between folders, by rename(2) and link(2), where each domain allows it expressly.
+
+    Raises:
+        OSError: The kernel's Landlock is too old.
+    """
+    attributes = struct.pack("QQQ", _REFER, _TCP, _SCOPES)
+    made = kernel.libc.syscall(kernel.NR["landlock_create_ruleset"], attributes, len(attributes), 0)
+    _allow(kernel.check(made, "landlock_create_ruleset"), "/", _REFER)
+    return made
 
 
 class Folders:

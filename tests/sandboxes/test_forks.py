@@ -117,6 +117,21 @@ hits
         assert run(sandbox, program) == "[]\n"
 
 
+def test_names_move_between_folders(original: Sandbox) -> None:
+    program = """
+import os
+os.makedirs("d/e", exist_ok=True)
+open("d/e/f", "w").close()
+os.rename("d/e/f", "f")
+os.link("f", "d/g")
+os.rename("d/e", "e")
+os.rename("e", "d/e")
+sorted(os.listdir("d")), os.stat("f").st_nlink
+"""
+    (copy,) = original.fork(1)
+    assert run(original, program) == run(copy, program) == "(['e', 'g'], 2)\n"
+
+
 def test_a_copy_can_be_forked_again_and_again(original: Sandbox) -> None:
     (sandbox,) = original.fork(1)
     for count in range(3):

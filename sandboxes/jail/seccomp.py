@@ -25,12 +25,12 @@ DENIED: dict[str, tuple[int, int]] = {  # name: (x86-64, aarch64); -1 where it d
     "accept": (43, 202), "accept4": (288, 242), "acct": (163, 89), "add_key": (248, 217), "adjtimex": (159, 171),
     "bind": (49, 200), "bpf": (321, 280), "clock_adjtime": (305, 266), "clock_settime": (227, 112),
     "connect": (42, 203), "delete_module": (176, 106), "fanotify_init": (300, 262), "finit_module": (313, 273),
-    "fremovexattr": (199, 16), "fsconfig": (431, 431), "fsetxattr": (190, 7), "fsmount": (432, 432),
+    "fsconfig": (431, 431), "fsmount": (432, 432),
     "fsopen": (430, 430), "fspick": (433, 433), "init_module": (175, 105), "inotify_init": (253, -1),
     "inotify_init1": (294, 26), "io_setup": (206, 0), "io_uring_enter": (426, 426), "io_uring_register": (427, 427),
     "io_uring_setup": (425, 425), "ioperm": (173, -1), "iopl": (172, -1), "kcmp": (312, 272),
     "kexec_file_load": (320, 294), "kexec_load": (246, 104), "keyctl": (250, 219), "listen": (50, 201),
-    "lookup_dcookie": (212, 18), "lremovexattr": (198, 15), "lsetxattr": (189, 6), "mbind": (237, 235),
+    "lookup_dcookie": (212, 18), "mbind": (237, 235),
     "memfd_create": (319, 279), "memfd_secret": (447, 447), "migrate_pages": (256, 238), "modify_ldt": (154, -1),
     "mount_setattr": (442, 442), "move_mount": (429, 429), "move_pages": (279, 239), "mq_getsetattr": (245, 185),
     "mq_notify": (244, 184), "mq_open": (240, 180), "mq_timedreceive": (243, 183), "mq_timedsend": (242, 182),
@@ -39,13 +39,18 @@ DENIED: dict[str, tuple[int, int]] = {  # name: (x86-64, aarch64); -1 where it d
     "perf_event_open": (298, 241), "personality": (135, 92), "pidfd_getfd": (438, 438), "pivot_root": (155, 41),
     "process_madvise": (440, 440), "process_mrelease": (448, 448), "process_vm_readv": (310, 270),
     "process_vm_writev": (311, 271), "ptrace": (101, 117), "quotactl": (179, 60), "quotactl_fd": (443, 443),
-    "reboot": (169, 142), "removexattr": (197, 14), "request_key": (249, 218), "semctl": (66, 191),
+    "reboot": (169, 142), "request_key": (249, 218), "semctl": (66, 191),
     "semget": (64, 190), "semop": (65, 193), "semtimedop": (220, 192), "set_mempolicy": (238, 237),
-    "setdomainname": (171, 162), "sethostname": (170, 161), "settimeofday": (164, 170), "setxattr": (188, 5),
+    "setdomainname": (171, 162), "sethostname": (170, 161), "settimeofday": (164, 170),
     "shmat": (30, 196), "shmctl": (31, 195), "shmdt": (67, 197), "shmget": (29, 194), "socket": (41, 198),
     "swapoff": (168, 225), "swapon": (167, 224), "sync": (162, 81), "syncfs": (306, 267), "syslog": (103, 116),
     "uselib": (134, -1), "userfaultfd": (323, 282), "vhangup": (153, 58), "vmsplice": (278, 75),
 }  # fmt: skip
+_ATTRIBUTES = {
+    "fremovexattr": (199, 16), "fsetxattr": (190, 7), "lremovexattr": (198, 15), "lsetxattr": (189, 6),
+    "removexattr": (197, 14), "setxattr": (188, 5),
+}  # fmt: skip
+"""These are answered as by a file system without them: programs that copy attributes as a courtesy then do not mind."""
 _DENIED_IN_SESSIONS = {
     "mount": (165, 40), "sendmmsg": (307, 269), "sendmsg": (46, 211), "setns": (308, 268), "setsockopt": (54, 208),
     "umount2": (166, 39), "unshare": (272, 97),
@@ -168,6 +173,7 @@ def common_filter() -> kernel.Step:
     made.emit(_JUMP_GREATER_EQUAL, _FIRST_UNKNOWN, if_false=1)
     made.emit(_RETURN, _ERRNO | errno.ENOSYS)
     made.answer(DENIED, _REFUSE)
+    made.answer(_ATTRIBUTES, _ERRNO | errno.EOPNOTSUPP)
     made.emit(_JUMP_EQUAL, _CLONE3, if_false=1)  # its flags are out of a filter's reach; libc falls back to clone
     made.emit(_RETURN, _ERRNO | errno.ENOSYS)
     made.emit(_JUMP_EQUAL, made.number("socketpair"), if_false=8)

@@ -283,3 +283,17 @@ def test_an_idle_background_job_does_not_disturb_the_next_call(sandbox: Sandbox)
     sandbox.run(["sh", "-c", "(sleep 0.2; echo late) &"])
     time.sleep(0.4)
     assert sandbox.exec("1").stdout == "1\n"
+
+
+@pytest.mark.parametrize("isolation", ["namespaces", "landlock"])
+def test_tools_that_keep_modes_times_and_attributes_do_not_complain(isolation: str) -> None:
+    with open_sandbox(isolation=isolation, limits=Limits(timeout_s=20)) as sandbox:
+        sandbox.write_file("tool", b"#!/bin/sh\necho works\n")
+        script = (
+            "chmod 750 tool && touch -d 2001-01-01 tool && cp -a tool a && cp -p tool b && install -m 755 tool c "
+            "&& tar cf all.tar a b c && mkdir out && tar xpf all.tar -C out && mv out/a d "
+            "&& ./a && ./c && ./d && stat -c '%a %Y' tool a b d"
+        )
+        result = sandbox.run(["bash", "-c", script])
+        kept = "750 978307200\n"
+        assert (result.stdout, result.stderr) == ("works\n" * 3 + kept * 4, "")

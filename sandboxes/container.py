@@ -10,6 +10,7 @@ import contextlib
 import socket
 import ssl
 import struct
+import time
 from typing import Any
 
 from ..core.errors import SandboxUnavailable
@@ -24,6 +25,8 @@ _KEPT = 4096
 _BUFFER = 1 << 18
 _PATIENCE_S = 20.0
 """Silence after which the engine is asked whether the container still runs."""
+_LOOK_EVERY_S = 1.0
+"""Where the engine takes nothing more for a container that has just started, how soon it is asked for the reason."""
 _ANSWER_TIMEOUT_S = 10.0
 """How long the engine may take for an answer once the container runs."""
 _KEEPALIVE = (("TCP_KEEPIDLE", 15), ("TCP_KEEPALIVE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
@@ -102,7 +105,7 @@ class ContainerLink:
             self.set_timeout(None)
             engine.api.start(container)  # after the stream, so that none of its output is missed
             engine.set_timeout(_ANSWER_TIMEOUT_S)
-            self.send(archive)
+            self._send_archive(archive)
         except BaseException as error:
             self.hang_up()
             self.end()
@@ -110,6 +113,31 @@ class ContainerLink:
             if isinstance(error, engine.errors):
                 raise SandboxUnavailable(f"the container does not start: {reason_of(error)}") from error
             raise
+
+    def _send_archive(self, archive: bytes) -> None:
+        """Sends what `jail/boot.py` reads. A container that has ended by then leaves the engine with nobody to pass it
+        on to, and the engine may or may not say so.
+        """
+        rest = memoryview(archive)
+        latest = time.monotonic() + _PATIENCE_S
+        self._stream.settimeout(_LOOK_EVERY_S)
+        try:
+            while rest:
+                try:
+                    rest = rest[self._stream.send(rest) :]
+                    latest = time.monotonic() + _PATIENCE_S
+                except TimeoutError:
+                    self._check_container()
+                    if time.monotonic() > latest:
+                        raise
+        except OSError:
+            with contextlib.suppress(OSError):
+                while size := self._stream.recv_into(self._buffer):
+                    self._splitter.feed(self._buffer[:size])
+            if self._splitter.stderr:
+                raise SandboxUnavailable(f"the jail does not start: {self._last_words()}") from None
+            raise
+        self.set_timeout(None)
 
     def receive(self) -> bytes:
         """See `JailLink`; after a while of silence it asks whether the container still runs."""

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from palaestra.core.errors import SandboxUnavailable
 from palaestra.sandboxes import container, open_sandbox
-from palaestra.sandboxes.container import StreamSplitter
+from palaestra.sandboxes.container import ContainerLink, StreamSplitter
 
 PACKETS = st.lists(st.tuples(st.sampled_from([0, 1, 2]), st.binary(max_size=40)), max_size=8)
 
@@ -124,6 +125,39 @@ def test_an_engine_that_says_nothing_is_not_waited_for_for_ever(
         monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{server.getsockname()[1]}")
         with pytest.raises(SandboxUnavailable, match="no Docker engine answers at"):
             open_sandbox("docker")
+
+
+class DeafEngine:
+    """An engine whose container says something, ends, and leaves nobody who reads what is sent to it."""
+
+    errors = (OSError,)
+
+    def __init__(self) -> None:
+        self.ours, self._theirs = socket.socketpair()
+        self.api = self
+        self._theirs.sendall(struct.pack("!BxxxI", 2, 12) + b"first\nsecond")
+
+    def attach_socket(self, *_: object) -> socket.socket:
+        return self.ours
+
+    def inspect_container(self, _: str) -> dict[str, object]:
+        self._theirs.shutdown(socket.SHUT_WR)
+        return {"State": {"Running": False, "Paused": False, "Status": "exited"}}
+
+    def start(self, _: str) -> None:
+        """Does nothing, as do the next ones."""
+
+    set_timeout = remove = start
+
+    def close(self) -> None:
+        self._theirs.close()
+
+
+def test_a_container_that_ends_before_it_reads_is_asked_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container, "_LOOK_EVERY_S", 0.1)
+    engine: Any = DeafEngine()
+    with pytest.raises(SandboxUnavailable, match=r"^the jail does not start: the container ended: second$"):
+        ContainerLink(engine, "container", bytes(10_000_000))
 
 
 ELSEWHERE = """

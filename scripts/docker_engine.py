@@ -3,7 +3,8 @@
     python scripts/docker_engine.py --image palaestra-test -- python -m pytest -m docker
 
 The command finds the engine in DOCKER_HOST and the name of the image in PALAESTRA_TEST_IMAGE. The image is Debian's
-smallest with python3, built once by debootstrap and kept as a tarball below ~/.cache/palaestra.
+smallest with python3, built once by debootstrap and kept as a tarball below ~/.cache/palaestra. The engine knows the
+runtimes runsc (gVisor) and crun where they are installed; PALAESTRA_TEST_RUNTIMES names those.
 
 Needs root, the Debian packages docker.io and debootstrap, and the Python package docker. The engine has no network for
 containers, and a socket, a data folder, mounts, process ids and a /run of its own: when its first process ends, however
@@ -41,12 +42,14 @@ RECIPE = {
     "changes": ["ENV PATH=/usr/local/bin:/usr/bin:/bin", "ENV LANG=C.UTF-8", 'CMD ["python3"]'],
 }
 """All that the image depends on; a change makes a new tarball."""
+RUNTIMES = ("runsc", "crun")
+"""Container runtimes besides the engine's own; it knows those that are installed, by these names."""
 START_TIMEOUT_S = 60
 LEAST_SPACE = 2 << 30
 NAMESPACES = ("setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 """Process ids and mounts of its own; ends with this process, and everything in it with itself."""
-RUN = 'mount -t tmpfs tmpfs /run && dockerd "$@"; exit $?'
-"""The shell stays, as the first process, and reaps what containers leave."""
+RUN = 'umount -q /sys/fs/cgroup/unified; mount -t tmpfs tmpfs /run && dockerd "$@"; exit $?'
+"""The shell stays, as the first process, and reaps what containers leave. crun refuses two generations of cgroups."""
 BUILD = """
 mount -t tmpfs -o mode=755 tmpfs "$1"
 debootstrap --variant=minbase --include="$2" "$3" "$1" >&2
@@ -67,9 +70,10 @@ class PrivateEngine:
     Args:
         tcp: Whether it listens on a port of 127.0.0.1, too.
         parent: Folder that gets the engine's own; None takes one whose file system can hold layers.
+        platform: See `installed_runtimes`.
     """
 
-    def __init__(self, tcp: bool = False, parent: Path | None = None) -> None:
+    def __init__(self, tcp: bool = False, parent: Path | None = None, platform: str | None = None) -> None:
         check_tools()
         with cache_lock():
             parent = folder_for_layers() if parent is None else parent
@@ -80,6 +84,8 @@ class PrivateEngine:
         self.host = f"unix://{self.folder}/docker.sock"
         """What DOCKER_HOST is to be."""
         self.tcp_host = f"tcp://127.0.0.1:{free_port()}" if tcp else None
+        self.runtimes = installed_runtimes(platform)
+        """As daemon.json lists them."""
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> PrivateEngine:
@@ -102,10 +108,12 @@ class PrivateEngine:
         for name in ("docker.pid", "docker.sock"):  # of the time before `kill`, as is what a reboot would clear
             (self.folder / name).unlink(missing_ok=True)
         shutil.rmtree(self.folder / "exec", ignore_errors=True)
+        (self.folder / "daemon.json").write_text(json.dumps({"runtimes": self.runtimes}))
         listen = ["--tls=false", f"--host={self.tcp_host}"] if self.tcp_host else []
         options = [
             "--storage-driver=overlay2", f"--data-root={self.folder}/data", f"--exec-root={self.folder}/exec",
             f"--pidfile={self.folder}/docker.pid", f"--host={self.host}", "--group=root", *listen,
+            f"--config-file={self.folder}/daemon.json",
             "--bridge=none", "--iptables=false",
             "--exec-opt=native.cgroupdriver=cgroupfs", f"--cgroup-parent=/{self.folder.name}", "--log-level=warn",
         ]  # fmt: skip
@@ -161,6 +169,20 @@ class PrivateEngine:
             remove(self.folder)
             os.close(self._mark)
             self._mark = -1
+
+
+def installed_runtimes(platform: str | None = None) -> dict[str, dict[str, Any]]:
+    """The runtimes of `RUNTIMES` that are installed, as an engine's daemon.json lists them.
+
+    Args:
+        platform: How gVisor catches system calls: `ptrace` works everywhere, `kvm` needs /dev/kvm and hangs in some
+            VMs, `systrap` needs a gVisor of 2023 or later. None leaves it to `runsc`, which takes the safe one.
+    """
+    found = {name: path for name in RUNTIMES if (path := shutil.which(name)) is not None}
+    arguments = ["--network=none"]  # containers have none; with one, gVisor of 2022 does not start on Linux 6.18
+    if platform is not None:
+        arguments.append(f"--platform={platform}")
+    return {name: {"path": path, "runtimeArgs": arguments * (name == "runsc")} for name, path in found.items()}
 
 
 def first_child(pid: int) -> int:
@@ -313,15 +335,17 @@ def main() -> int:
     """Starts an engine, runs the command, stops the engine."""
     parser = argparse.ArgumentParser(description="Runs a command with a Docker engine of its own.")
     parser.add_argument("--image", default="palaestra-test", help="name of the test image (default: %(default)s)")
+    parser.add_argument("--platform", help="gVisor's: ptrace, kvm, systrap (default: what runsc takes by itself)")
     parser.add_argument("command", nargs="+", help="the command, after --")
     options = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, leave)
     try:
-        with PrivateEngine() as engine:
+        with PrivateEngine(platform=options.platform) as engine:
             import_image(engine, options.image)
             environment = {name: value for name, value in os.environ.items() if not name.startswith("DOCKER_")}
             environment |= {"DOCKER_HOST": engine.host, "PALAESTRA_TEST_IMAGE": options.image}
+            environment["PALAESTRA_TEST_RUNTIMES"] = " ".join(engine.runtimes)
             return run(options.command, environment)
     except (EngineError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -89,6 +90,18 @@ def test_an_engine_that_runs_is_left_alone(script: list[str], own_engine: Any) -
     assert own_engine.folder.exists()
     with own_engine.client() as client:
         assert client.ping()
+
+
+def test_an_engine_knows_the_runtimes_that_are_installed(script: list[str]) -> None:
+    ask = "import docker, json, os; print(json.dumps([docker.from_env().info()['Runtimes'], dict(os.environ)]))"
+    command = [*script, "--platform", "ptrace", "--", sys.executable, "-c", ask]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    known, environment = json.loads(done.stdout)
+    installed = [name for name in ("runsc", "crun") if shutil.which(name)]
+    assert environment["PALAESTRA_TEST_RUNTIMES"].split() == installed
+    assert {name: known[name]["path"] for name in installed} == {name: shutil.which(name) for name in installed}
+    if "runsc" in installed:
+        assert known["runsc"]["runtimeArgs"] == ["--network=none", "--platform=ptrace"]
 
 
 def test_what_is_missing_is_one_line(script: list[str], tmp_path: Path) -> None:

@@ -67,6 +67,8 @@ def start_container(config: SandboxConfig) -> JailClient:
 def _readable(reason: str) -> str:
     if '"python3"' in reason and "not found" in reason:
         return "there is no python3 on its PATH: use an image with Python 3.11 or newer"
+    if "network enabled in root network namespace" in reason:  # gVisor of 2022 takes every namespace of Linux 6 for it
+        return f'{reason}: give the runtime "runtimeArgs": ["--network=none"] in the engine\'s daemon.json'
     return reason
 
 

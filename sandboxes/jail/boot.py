@@ -16,6 +16,8 @@ import os  # noqa: E402
 
 _FOLDER = "/palaestra/jail"
 _NEEDED = (3, 11)
+_OPEN_IN_GVISOR = (("/tmp", 0o755), ("/dev/net", 0o700), ("/dev/fuse", 0o600))
+"""What gVisor adds to a container, for everybody to use: a /tmp on no disk where the image's is empty, and devices."""
 _LISTING = "import sys; sys.stdout.write('\\0'.join(sys.path))"
 
 
@@ -23,6 +25,7 @@ def main() -> None:
     """Takes the files, and becomes the jail's first process."""
     if sys.version_info < _NEEDED:
         sys.exit("the image's python3 is {}.{}: 3.11 or newer is needed".format(*sys.version_info))
+    _close_what_is_open()
     listing = _start_listing()
     text = _unpack(_receive())
     more = {"packages": _finish_listing(listing)}
@@ -31,6 +34,14 @@ def main() -> None:
     sys.argv = [path, str(read_fd), str(write_fd), json.dumps(more)]
     sys.orig_argv[:] = [sys.executable, path]
     exec(compile(text, path, "exec"), {"__name__": "__main__", "__file__": path})
+
+
+def _close_what_is_open() -> None:
+    for path, mode in _OPEN_IN_GVISOR:
+        try:
+            os.chmod(path, mode)
+        except OSError:  # a part of the image, which cannot be changed, or not there
+            continue
 
 
 def _start_listing() -> "tuple[int, int]":

@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 
-from . import kernel
+from . import resolving
 
 _ROOT = "/workspace"
 
@@ -17,7 +17,7 @@ def read_file(workspace: int, path: str, most: int) -> bytes:
     Raises:
         OSError: It does not exist, is no regular file, or has more than `most` bytes.
     """
-    fd = kernel.open_in_root(workspace, inside(path), os.O_RDONLY | os.O_NONBLOCK)
+    fd = resolving.open_in_root(workspace, inside(path), os.O_RDONLY | os.O_NONBLOCK)
     try:
         _check_regular(fd, path)
         content = bytearray()
@@ -40,7 +40,7 @@ def write_file(workspace: int, path: str, data: bytes) -> None:
     directory = os.path.dirname(relative)
     if directory:
         _make_directories(workspace, directory)
-    fd = kernel.open_in_root(workspace, relative, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK, 0o644)
+    fd = resolving.open_in_root(workspace, relative, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK, 0o644)
     try:
         _check_regular(fd, path)
         _give_to_owner_of(workspace, fd)
@@ -77,10 +77,10 @@ def _is_encodable(path: str) -> bool:
 def _make_directories(workspace: int, directory: str) -> None:
     parts = [part for part in directory.split("/") if part not in ("", ".")]
     for count in range(1, len(parts) + 1):
-        parent = kernel.open_in_root(workspace, "/".join(parts[: count - 1]) or ".", os.O_PATH | os.O_DIRECTORY)
+        parent = resolving.open_in_root(workspace, "/".join(parts[: count - 1]) or ".", os.O_PATH | os.O_DIRECTORY)
         try:
             os.mkdir(parts[count - 1], 0o755, dir_fd=parent)
-            made = kernel.open_in_root(parent, parts[count - 1], os.O_RDONLY | os.O_DIRECTORY)
+            made = resolving.open_in_root(parent, parts[count - 1], os.O_RDONLY | os.O_DIRECTORY)
             _give_to_owner_of(workspace, made)
             os.close(made)
         except FileExistsError:

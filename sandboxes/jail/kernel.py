@@ -35,7 +35,7 @@ MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
 MNT_DETACH = 2
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_CHILD_SUBREAPER = 1, 4, 8, 36
-PR_SET_NO_NEW_PRIVS, PR_GET_TID_ADDRESS, PR_CAP_AMBIENT = 38, 40, 47
+PR_GET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_GET_TID_ADDRESS, PR_CAP_AMBIENT = 37, 38, 40, 47
 CAP_DAC_READ_SEARCH, CAP_SETGID, CAP_SETUID, CAP_SYS_CHROOT = 2, 6, 7, 18
 CAPS_OF_KEEPERS = (0, 1, CAP_DAC_READ_SEARCH, 3, 5, CAP_SETGID, CAP_SETUID, 19)
 """CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, KILL, SETGID, SETUID, SYS_PTRACE."""
@@ -70,6 +70,14 @@ def check(result: int, what: str) -> int:
 def prctl(option: int, value: int = 0) -> int:
     """prctl(2) with one argument."""
     return libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0)
+
+
+def is_subreaper() -> bool:
+    """Whether what loses its parent below this process comes to it. gVisor takes PR_SET_CHILD_SUBREAPER for an answer
+    and does nothing: there it comes to process 1.
+    """
+    value = ctypes.c_int()
+    return libc.prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(value), 0, 0, 0) == 0 and value.value == 1
 
 
 def perform(steps: Iterable[Step]) -> None:

@@ -63,6 +63,7 @@ def main() -> NoReturn:
     theirs.close()
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # orphans that come to process 1 of a container leave no zombies
     _supervise(ends, ours, host_process, groups, config)
 
 

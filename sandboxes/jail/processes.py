@@ -37,6 +37,7 @@ Table = dict[int, tuple[int, Usage]]
 def process_table() -> Table:
     """Gives every visible process: its parent's id and its own usage (children that it waited for included)."""
     table: Table = {}
+    own: list[int] = []
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
@@ -48,7 +49,33 @@ def process_table() -> Table:
             memory_mib, address_mib = int(fields[21]) * _PAGE / _MIB, int(fields[20]) / _MIB
             usage = Usage(int(fields[17]), memory_mib, ticks / _TICKS_PER_S, address_mib)
             table[int(name)] = int(fields[1]), usage
+            if int(fields[1]) == os.getpid():
+                own.append(int(name))
+    if len(own) > 1:
+        _return_orphans(own, table)
     return table
+
+
+def _return_orphans(orphans: list[int], table: Table) -> None:
+    """Gives orphans that came to this process to the wardens of their users.
+
+    So it is in gVisor, where no other process takes them in. A warden is root's; what it is the parent of is a session.
+    """
+    owners = {pid: _owner_of(pid) for pid in table}
+    wardens: dict[int, int] = {}
+    for pid, (parent, _) in table.items():
+        if owners[pid] and not owners.get(parent) and parent != os.getpid():
+            wardens[owners[pid]] = parent
+    for pid in orphans:
+        if owners[pid] in wardens:
+            table[pid] = wardens[owners[pid]], table[pid][1]
+
+
+def _owner_of(pid: int) -> int:
+    try:
+        return os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return 0
 
 
 def innermost_pid(pid: int) -> int:

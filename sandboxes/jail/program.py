@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import gc
 import os
 import sys
@@ -69,9 +70,21 @@ def stdin_file(data: bytes) -> int:
     """
     if not data:
         return os.open("/dev/null", os.O_RDONLY)
-    fd = os.open(os.environ["TMPDIR"], os.O_TMPFILE | os.O_RDWR, 0o600)
+    fd = _unnamed_file(os.environ["TMPDIR"])
     wire.write_all(fd, data)
     os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+def _unnamed_file(folder: str) -> int:
+    try:
+        return os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o600)
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:  # gVisor
+            raise
+    name = os.path.join(folder, f".{os.urandom(8).hex()}")
+    fd = os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+    os.unlink(name)
     return fd
 
 

@@ -197,7 +197,7 @@ def _run_command(argv: list[str], stdin: bytes) -> Outcome:
 def _disk_is_full() -> bool:
     folders = {os.environ["HOME"], os.environ["TMPDIR"]}
     usages = [os.statvfs(path) for path in folders if os.path.isdir(path)]
-    return any(usage.f_bfree == 0 or usage.f_ffree == 0 for usage in usages)
+    return any(usage.f_bfree == 0 or (usage.f_files and usage.f_ffree == 0) for usage in usages)  # some count no files
 
 
 def _perform(head: dict[str, Any], body: bytes) -> tuple[Outcome, bytes]:

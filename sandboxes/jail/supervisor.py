@@ -16,6 +16,7 @@ import json
 import math
 import os
 import select
+import signal
 import socket
 import time
 from collections import deque
@@ -127,6 +128,7 @@ class Supervisor:
             self._orders.close()
             for family in self._families.values():
                 family.orders.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would have us wait for all orphans
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(-1, 0)
             copying.remove_tree(self._directory)

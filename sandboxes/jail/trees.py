@@ -13,10 +13,14 @@ if TYPE_CHECKING:
 _MOST_ROUNDS = 2000
 _EMPTY_LOOKS = 2
 """The kernel's list of children misses some while others end."""
+_HAS_LISTS = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
+"""Whether the kernel lists children at all; gVisor does not."""
 
 
 def children_of(pid: int) -> list[int]:
     """Gives the ids of a process's children."""
+    if not _HAS_LISTS:
+        return [int(name) for name in os.listdir("/proc") if name.isdigit() and _parent_of(name) == pid]
     found: list[int] = []
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):
@@ -35,11 +39,15 @@ def descendants_of(pid: int) -> list[int]:
 
 def is_child(pid: int) -> bool:
     """Whether a process is a child of this one."""
+    return _parent_of(pid) == os.getpid()
+
+
+def _parent_of(pid: int | str) -> int:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[1]) == os.getpid()
-    except OSError:
-        return False
+            return int(file.read().rpartition(b")")[2].split()[1])
+    except OSError:  # it has ended
+        return -1
 
 
 def threads_of(user: int) -> int:
@@ -51,6 +59,17 @@ def threads_of(user: int) -> int:
                 if os.stat(f"/proc/{name}").st_uid == user:
                     total += len(os.listdir(f"/proc/{name}/task"))
     return total
+
+
+def has_company() -> bool:
+    """Whether another process lives that is of this process's user."""
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) != os.getpid():
+            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
+                is_alive = file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+                if is_alive and os.fstat(file.fileno()).st_uid == os.getuid():
+                    return True
+    return False
 
 
 def kill_tree(pid: int) -> None:

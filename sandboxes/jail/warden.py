@@ -90,6 +90,7 @@ class Warden(Keeper):
         self._expected: set[int] = set()
         """Copies that have places and are not adopted yet."""
         self._has_strays = False
+        self._gets_orphans = not place.reserve or kernel.is_subreaper()
         listener = confinement.listener()
         if listener >= 0:
             self.watch(listener, Changes(listener, self._folders_of).answer)
@@ -127,6 +128,9 @@ class Warden(Keeper):
 
     def end(self, pid: int) -> None:
         """Kills a member with all that it has, and nothing of the others."""
+        if not self._gets_orphans:  # then there are no others
+            self._confinement.end_family(self._first)
+            return
         trees.kill_tree(pid)
         self._has_strays = True
         self._kill_strays()
@@ -175,6 +179,8 @@ class Warden(Keeper):
         member = self._members.get(number)
         if member is None:
             raise OSError("the session has ended")
+        if not self._gets_orphans:
+            raise OSError("not supported by this kernel, where no process takes in another one's children")
         if member.place.reserve:
             self._make_folders(member, copies)
         else:

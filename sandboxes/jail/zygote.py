@@ -236,7 +236,8 @@ def _set_common_limits() -> None:
     ):
         _, most = resource.getrlimit(kind)
         value = value if most == resource.RLIM_INFINITY else min(value, most)
-        resource.setrlimit(kind, (value, value))
+        with contextlib.suppress(ValueError):  # gVisor refuses to set the limits that it does not keep
+            resource.setrlimit(kind, (value, value))
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write("1000")  # when memory runs out, sessions go first
 

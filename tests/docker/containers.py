@@ -1,8 +1,11 @@
 """Sessions in containers, and the containers that they are in."""
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
+
+import pytest
 
 from palaestra.sandboxes import Sandbox, SandboxConfig, open_sandbox
 from palaestra.sandboxes.owner import owner_labels
@@ -30,3 +33,9 @@ def open_docker(image: str, isolation: str = "auto", **settings: Any) -> Sandbox
     limits = settings.pop("limits", None)
     config = SandboxConfig(backend="docker", image=image, isolation=isolation, **settings)
     return open_sandbox(config, limits=limits)
+
+
+def need_runtime(name: str) -> None:
+    """Skips a test where the engine has no such runtime."""
+    if name not in os.environ.get("PALAESTRA_TEST_RUNTIMES", "").split():
+        pytest.skip(f"needs an engine with the runtime {name}: apt-get install {name}, then make test-docker")

@@ -41,7 +41,7 @@ quickstart: $(VENV)/installed
 	$(BIN)/palaestra train quickstart $(if $(seed),seed=$(seed)) $(if $(model),model=$(model)) $(if $(run),run=$(run)) $(args)
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n $(workers) --durations=10 -m "not docker" $(args)
+	$(BIN)/python -m pytest -n $(workers) --durations=10 -m "not docker and not gvisor" $(args)
 
 test-docker: $(VENV)/installed-dev
 	$(BIN)/python scripts/docker_engine.py -- $(BIN)/python -m pytest --durations=10 -m docker $(args)

@@ -137,7 +137,7 @@ for command in (["su", "-"], ["sudo", "-S", "id"], ["newgrp"], ["pkexec", "id"],
 status = dict(line.split(":\\t", 1) for line in slurp("/proc/self/status").decode().splitlines())
 harmless = 1 << 18 | 1 << 2  # chroot, and reading what other walls than ownership do not hide
 for name in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
-    if int(status[name], 16) & ~harmless: escaped("has", name, status[name])
+    if int(status.get(name, "0"), 16) & ~harmless: escaped("has", name, status[name])
 def raise_all():
     header, all_of_them = struct.pack("Ii", 0x20080522, 0), b"\\xff" * 24
     if syscall(91 if ARM else 126, header, all_of_them) == 0: escaped("raised its capabilities")

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from palaestra.core.errors import SandboxError
-from palaestra.sandboxes import ExecResult, ExecStatus, Limits, Sandbox, open_sandbox
+from palaestra.sandboxes import ExecResult, ExecStatus, Limits, Sandbox, SandboxConfig, open_sandbox
 
 from .attack import PRELUDE, Attack
 from .host import Host, kill_all_with, new_secret, outliving, processes_with
@@ -66,17 +66,17 @@ def open_in(mode: Mode, limits: Limits | None = None) -> Sandbox:
     """Opens a sandbox in a mode, without the warning that `none` gives."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        return open_sandbox(mode.backend, isolation=mode.isolation, image=image_of(mode), limits=limits)
+        return open_sandbox(config_of(mode), limits=limits)
 
 
-def image_of(mode: Mode) -> str | None:
-    """The image that a mode needs; `make test-docker` names it."""
-    if mode.backend != "docker":
-        return None
-    name = os.environ.get("PALAESTRA_TEST_IMAGE")
-    if name is None:
+def config_of(mode: Mode) -> SandboxConfig:
+    """How sandboxes of a mode are opened; `make test-docker` names an image and the engine's runtimes."""
+    image = os.environ.get("PALAESTRA_TEST_IMAGE") if mode.backend == "docker" else None
+    if mode.backend == "docker" and image is None:
         pytest.skip("needs a Docker engine with the test image: make test-docker")
-    return name
+    if mode.runtime is not None and mode.runtime not in os.environ.get("PALAESTRA_TEST_RUNTIMES", "").split():
+        pytest.skip(f"needs an engine with the runtime {mode.runtime}: install it, then make test-docker")
+    return SandboxConfig(backend=mode.backend, isolation=mode.isolation, image=image, runtime=mode.runtime)
 
 
 def in_mode(attack: Attack, mode: Mode, host: Host, on_a_copy: bool = False) -> Outcome:

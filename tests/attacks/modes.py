@@ -12,9 +12,10 @@ class Mode(NamedTuple):
 
     backend: str
     isolation: str
+    runtime: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.backend}-{self.isolation}"
+        return "-".join(part for part in self if part)
 
 
 NAMESPACES = Mode("local", "namespaces")
@@ -22,8 +23,9 @@ LANDLOCK = Mode("local", "landlock")
 MODES = (NAMESPACES, LANDLOCK)
 DOCKER_UID = Mode("docker", "uid")
 DOCKER_LANDLOCK = Mode("docker", "landlock")
-CONTAINERS = (DOCKER_UID, DOCKER_LANDLOCK)
-"""These need an engine: `make test-docker`."""
+DOCKER_GVISOR = Mode("docker", "uid", "runsc")
+CONTAINERS = (DOCKER_UID, DOCKER_LANDLOCK, DOCKER_GVISOR)
+"""These need an engine: `make test-docker`, and for gVisor `make test-docker args="-m gvisor"`."""
 ALL = (*MODES, *CONTAINERS)
 _WITHOUT_MOUNTS = (LANDLOCK, *CONTAINERS)
 
@@ -46,6 +48,9 @@ _UNWAITED = (
     "theirs with them"
 )
 
+_UNREAD = "gVisor lets everybody set their priority and oom_score_adj, and acts on neither"
+_SHARED_MEMORY = "gVisor does not tell what processes share: it counts for each, and the attacker is ended for that"
+
 _LOCKS = (
     "sessions share the files of the interpreter and the system with each other and the host, and flock(2) needs no "
     "right to write"
@@ -62,6 +67,10 @@ KNOWN: dict[tuple[Mode, str], str] = {
     **{(mode, "exhaustion: disk in files that are deleted and open"): _LATE for mode in _WITHOUT_MOUNTS},
     **{(mode, "exhaustion: disk in holes that are filled through memory"): _LATE for mode in _WITHOUT_MOUNTS},
     **{(mode, "exhaustion: inodes"): _LATE for mode in _WITHOUT_MOUNTS},
+    (DOCKER_GVISOR, "escape: settings of the kernel"): _UNREAD,
+    (DOCKER_GVISOR, "neighbours: out of turn when memory runs out"): _UNREAD,
+    (DOCKER_GVISOR, "neighbours: more than its share"): _UNREAD,
+    (DOCKER_GVISOR, "neighbours: the number of processes of a user"): _SHARED_MEMORY,
     (DOCKER_LANDLOCK, "exhaustion: many processes"): _ONE_USER,
     (DOCKER_LANDLOCK, "neighbours: the number of signals that wait for a user"): _ONE_USER,
     (DOCKER_LANDLOCK, "neighbours: the room in pipes of a user"): _ONE_USER,

@@ -18,8 +18,8 @@ _HELD_MIB = {"socket": 0.25, "pipe": 0.0625}
 """What one end of a socket (`net.core.wmem_default`, rounded up) and what a pipe can hold unread."""
 _WATCH_MIB = 256 / _MIB
 _MAPPING_MIB = 256 / _MIB
-_MANY_MAPPINGS = 1 << 18
-"""Bytes of a listing: some 3,000 mappings."""
+_MANY_MAPPINGS = 1 << 17
+"""Bytes of a listing: some 1,500 mappings."""
 _MOST_LOCKS = 10_000
 _LONG_LISTING = 1 << 20
 """Bytes; more are not read, as whoever needs more is over every limit."""
@@ -75,15 +75,18 @@ def most_mappings_mib(address_mib: float) -> float:
     return address_mib * _MIB / _PAGE * _MAPPING_MIB
 
 
-def mappings_mib(address_mib: Mapping[int, float]) -> float:
+def mappings_mib(address_mib: Mapping[int, float], most_mib: float) -> float:
     """What the kernel needs to describe mappings.
 
     Args:
         address_mib: The sizes of processes' address spaces. A process with many mappings is taken to have as many as
             fit into its own, because listing them takes too long.
+        most_mib: Beyond that, counting ends.
     """
     held = 0.0
     for pid, size in address_mib.items():
+        if held > most_mib:
+            break
         listing = _read(f"/proc/{pid}/maps", _MANY_MAPPINGS)
         held += most_mappings_mib(size) if len(listing) >= _MANY_MAPPINGS else listing.count(b"\n") * _MAPPING_MIB
     return held

@@ -131,7 +131,7 @@ def _held_by_the_kernel_mib(roots: Sequence[int], usage: Usage, table: Table, mo
     pids = trees_of(roots, table)
     held_mib = kernel_memory.described_mib(pids, most_mib)
     if kernel_memory.most_mappings_mib(usage.address_mib) > most_mib / _MAPPINGS_SHARE:
-        held_mib += kernel_memory.mappings_mib({pid: table[pid][1].address_mib for pid in pids})
+        held_mib += kernel_memory.mappings_mib({pid: table[pid][1].address_mib for pid in pids}, most_mib - held_mib)
     return held_mib
 
 

@@ -62,7 +62,7 @@ _SPARE_PROCESSES = 4096
 _PROCESSES_OF_ALL = 512
 _NICENESS = 10
 """Where sessions share a user, the kernel counts the processes of all together. This is how many they may have, and how
-far they give way, so that a fork bomb does not keep the supervisor from ending it.
+far they give way, so that a fork bomb does not keep the supervisor from ending it. In containers they always give way.
 """
 _SIGNALS = 256
 _DESCRIPTORS = 256
@@ -204,14 +204,16 @@ class _Folders:
 
     Args:
         directory: That folder.
+        in_container: Whether nothing but sessions runs beside the supervisor.
     """
 
     clone_flags = 0
     needs_warden = True
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, in_container: bool) -> None:
         self._directory = directory
         self._as_root = os.getuid() == 0
+        self._gives_way = in_container or not self._as_root
         self._first_user = outer.first_user() if self._as_root else 0
         self._offset = int.from_bytes(os.urandom(2), "big")  # jails that shared users would share the kernel's counts
 
@@ -239,6 +241,8 @@ class _Folders:
         os.setsid()
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
         profile.apply(profile.processes if place.user else None)
+        if self._gives_way:
+            os.nice(_NICENESS)
         if place.user:
             kernel.prctl(kernel.PR_SET_KEEPCAPS, bool(kept))
             become(place.user)
@@ -258,13 +262,16 @@ class Landlocked(_Folders):
         look: Folders that sessions may read, see `landlock.Folders`.
         names: Folders whose entries they may list.
         needed: Folders that the interpreter cannot do without.
+        in_container: Whether nothing but sessions runs beside the supervisor.
 
     Raises:
         OSError: This kernel's Landlock does not keep signals apart.
     """
 
-    def __init__(self, directory: str, look: list[str], names: list[str], needed: list[str]) -> None:
-        super().__init__(directory)
+    def __init__(
+        self, directory: str, look: list[str], names: list[str], needed: list[str], in_container: bool
+    ) -> None:
+        super().__init__(directory, in_container)
         if landlock.version() < landlock.NEEDED_VERSION:
             raise OSError(f"its Landlock has version {landlock.version()}, not {landlock.NEEDED_VERSION}")
         self._folders = landlock.Folders(look, names, _DEVICES)
@@ -298,7 +305,6 @@ class Landlocked(_Folders):
         self._start_confining(place, profile, self._kept)
         if self._most_processes:
             kernel.perform([_limit(resource.RLIMIT_NPROC, self._most_processes)])
-            os.nice(_NICENESS)
         kernel.perform([kernel.capabilities(*self._kept, inherit=True)])
         for capability in self._kept:
             kernel.pass_on(capability)
@@ -336,7 +342,7 @@ class Users(_Folders):
     """
 
     def __init__(self, directory: str) -> None:
-        super().__init__(directory)
+        super().__init__(directory, in_container=True)
         self._scope = landlock.scope_ruleset()
         self._filter = seccomp.session_filter(chroot=False, shares_processes=True, shares_user=False)
 

@@ -54,7 +54,8 @@ def confinement_of(config: dict[str, Any]) -> Confinement:
     if isolation == "namespaces":
         return Namespaces()
     if isolation == "landlock" or (isolation == "uid" and landlock.version() >= landlock.NEEDED_VERSION):
-        return Landlocked(directory, config["look"], config["names"], config["prefixes"])
+        in_container = config["host_pid"] is None
+        return Landlocked(directory, config["look"], config["names"], config["prefixes"], in_container)
     if isolation == "uid":
         return Users(directory)
     return Bare(directory)

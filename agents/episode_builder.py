@@ -56,6 +56,7 @@ class EpisodeBuilder:
         self._pending: tuple[Action, int, int, int] | None = None
         self._task: Mapping[str, Any] = {}
         self._reward = 0.0
+        self._anchor: str | None = None
 
     @property
     def key(self) -> Hashable:
@@ -71,6 +72,7 @@ class EpisodeBuilder:
         """Starts the conversation with the reset's messages and their tokens."""
         self.conversation = Conversation(messages, info.get("tools") or ())
         self._task, self._unread = info, tuple(messages)
+        self._anchor = info.get("anchor")
         self._segment.append_context(prompt_ids)
 
     def add_action(self, completion: Completion, text: str, version: int) -> Action:
@@ -96,11 +98,13 @@ class EpisodeBuilder:
                 reward=float(reward),
                 parse_error=info.get("parse_error"),
                 policy_version=version,
+                anchor=self._anchor,
             )
         )
         self._pending = None
         self._reward += float(reward)
         self._unread = tuple(info.get("messages") or ())
+        self._anchor = info.get("anchor")
         return action
 
     def extend(self, extension: Extension) -> None:

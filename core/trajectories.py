@@ -101,6 +101,9 @@ class Turn:
     reward: float = 0.0
     parse_error: str | None = None
     policy_version: int = 0
+    anchor: str | None = None
+    """The environment's name for the state in which the action was taken (`info["anchor"]`); equal names, equal states.
+    None: it gave none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -165,6 +165,14 @@ class ToolEnv(gym.Env[str, str]):
     def _recover(self) -> None:
         """Rebuilds state after a failure of infrastructure, so that the step can be tried once more."""
 
+    def _anchor(self, observation: str) -> str | None:
+        """Names the state that the agent acts in next: equal names, equal states; never a part of the task's secret.
+
+        Learners compare turns of one task that began in an equal state (GiGPO). None: what was observed last stands for
+        the state.
+        """
+        return None
+
     def _instructions(self, task: Task) -> str:
         """What the `full` prompt says besides the tools and the turn budget."""
         return ""
@@ -368,6 +376,7 @@ class ToolEnv(gym.Env[str, str]):
             "parse_error": parse_error,
             "failure": None,
             "messages": messages,
+            "anchor": self._anchor("\n\n".join(message["content"] for message in messages)),
         }
 
     def _system_text(self) -> str:

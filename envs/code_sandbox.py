@@ -6,6 +6,7 @@ is submitted is graded against hidden tests in other sessions, which the agent's
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -167,6 +168,11 @@ class CodeSandboxEnv(ToolEnv):
 
     def _grade(self) -> Grade:
         return _hidden_tests_grade(False)  # submitting ends the episode, so nothing stands when turns run out
+
+    def _anchor(self, observation: str) -> str:
+        """The program that stands and what was read last; variables and files of the session are not looked at."""
+        state = json.dumps([self._program, observation])  # escapes half a surrogate pair, which programs may print
+        return hashlib.blake2b(state.encode(), digest_size=8).hexdigest()
 
     def _instructions(self, task: Task) -> str:
         name = f"The function is called {task.public['entry_point']}."

@@ -27,13 +27,17 @@ class Sample:
     """One segment with what the policy loss needs to know about it."""
 
     segment: Segment
-    advantage: float
+    advantages_T: NDArray[np.float32]
+    """Read at action tokens only, like the log-probabilities."""
     old_logprobs_T: NDArray[np.float32]
     """Log-probabilities under the policy that the ratio is taken against; read at action tokens only."""
     reference_logprobs_T: NDArray[np.float32]
     """The same under the reference policy."""
-    importance_weight: float = 1.0
-    """Truncated probability ratio of training and rollout engine for the whole trajectory."""
+    trajectory: int = 0
+    """Number of its trajectory: segments with the same number are one answer."""
+    weight: float = 1.0
+    """Multiplies the loss: the truncated probability ratio of training and rollout engine for the whole trajectory, and
+    1 / its tokens where every trajectory counts once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -61,9 +65,9 @@ class TokenBatch:
         """Picks the entries at action tokens from one array per row: flat [N], in row-major order."""
         return pad(rows).to(self.action_mask_BT.device)[self.action_mask_BT]
 
-    def spread(self, values_B: Sequence[float]) -> Tensor:
+    def spread(self, values_B: Sequence[float], dtype: torch.dtype = torch.float32) -> Tensor:
         """Repeats one number per row at each of its action tokens: flat [N], in row-major order."""
-        per_row = torch.tensor(values_B, dtype=torch.float32, device=self.action_mask_BT.device)
+        per_row = torch.tensor(values_B, dtype=dtype, device=self.action_mask_BT.device)
         return per_row.repeat_interleave(self.action_mask_BT.sum(dim=1))
 
 
@@ -75,28 +79,31 @@ def pad(rows: Sequence[NDArray[np.generic]]) -> Tensor:
     return torch.from_numpy(padded)
 
 
-def token_budget_batches(lengths: Sequence[int], budget: int, generator: np.random.Generator) -> list[list[int]]:
+def token_budget_batches(
+    lengths: Sequence[int], budget: int, generator: np.random.Generator, rows: Sequence[int] | None = None
+) -> list[list[int]]:
     """Groups indices by similar length into batches of at most `budget` padded tokens, in random order.
 
-    A row longer than the budget makes a batch of its own.
+    What is larger than the budget makes a batch of its own.
 
     Args:
-        lengths: Tokens of each row.
+        lengths: Tokens of each row, or of the longest row of what must stay together.
         budget: Rows times longest row, at most.
         generator: Decides which rows of similar length meet, and the order of the batches.
+        rows: How many rows each index stands for, if not one.
     """
     similar = np.asarray(lengths, dtype=np.int64) // LENGTH_STEP
     order = np.lexsort((generator.random(len(lengths)), similar))
     batches: list[list[int]] = []
     current: list[int] = []
-    width = 0
+    width = height = 0
     for index in order.tolist():
-        wider = max(width, lengths[index])
-        if current and wider * (len(current) + 1) > budget:
+        wider, more = max(width, lengths[index]), 1 if rows is None else rows[index]
+        if current and wider * (height + more) > budget:
             batches.append(current)
-            current, wider = [], lengths[index]
+            current, wider, height = [], lengths[index], 0
         current.append(index)
-        width = wider
+        width, height = wider, height + more
     if current:
         batches.append(current)
     return [batches[i] for i in generator.permutation(len(batches))]

@@ -46,11 +46,12 @@ def group_row(sums: Sums) -> dict[str, float]:
 
     `parse_errors` is the share of turns whose text was no valid action, `failures` a number of episodes. `entropy`
     (nats per token) is estimated by the mean of -log pi over the sampled tokens, which is unbiased at the temperature
-    of sampling and costs nothing.
+    of sampling and costs nothing. `shared_anchors`, with GiGPO only, is the share of turns that have another turn of
+    their group to be compared with.
     """
     scored = max(1.0, sums["scored"])
     mean = sums["reward"] / scored
-    return {
+    row = {
         "reward_mean": mean if sums["scored"] else math.nan,
         "reward_std": math.sqrt(max(0.0, sums["reward_squared"] / scored - mean**2)),
         "success": sums["success"] / scored if sums["scored"] else math.nan,
@@ -62,6 +63,9 @@ def group_row(sums: Sums) -> dict[str, float]:
         "mean_turns": sums["turns"] / max(1.0, sums["trajectories"]),
         "tokens": sums["tokens"],
     }
+    if "steps" in sums:
+        row["shared_anchors"] = sums["shared_steps"] / max(1.0, sums["steps"])
+    return row
 
 
 def _recorded_logprobs(episode: Episode) -> float:

@@ -11,7 +11,6 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,15 +20,15 @@ from torch import Tensor, nn
 
 from ..core.seeding import generator
 from ..core.trajectories import Group, Segment
-from .advantages import group_advantages, has_spread
 from .batch import Sample, TokenBatch, token_budget_batches
 from .checkpoint import CheckpointStore, rng_state, set_rng_state
+from .credit import CreditedSegment, credit, shared_anchor_sums
 from .distributed import Ranks
-from .group_statistics import group_row, group_sums, is_scored
+from .group_statistics import group_row, group_sums
 from .grpo_config import GRPOConfig
 from .kl import MAX_LOG_RATIO, k3
 from .logprobs import action_logprobs, log_ratio_sum, segment_logprobs
-from .losses import grpo_loss
+from .losses import PolicyTokens, grpo_loss
 from .metrics import MetricsWriter
 from .optim import Optimisers, constant_then_linear
 from .precision import device_of
@@ -39,16 +38,6 @@ __all__ = ["GRPOConfig", "GRPOLearner", "train_grpo"]
 Collect = Callable[[int], list[Group]]
 """Gives this process's groups of a step; steps count from 1."""
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Scored:
-    """One segment of a scored episode, before the reference has seen it."""
-
-    segment: Segment
-    advantage: float
-    trajectory: int
-    informative: bool
 
 
 class GRPOLearner:
@@ -89,9 +78,12 @@ class GRPOLearner:
         number, started = self.steps_done + 1, time.monotonic()
         groups = collect(number)
         collected = time.monotonic()
-        scored = self._advantages(groups, number)
+        scored = credit(groups, self.config, generator(self.seed, "shuffle", number, self.ranks.rank))
         reference_logprobs = self._score(self.reference, [item.segment for item in scored])
-        sums = self.ranks.sum_floats(group_sums(groups) | _kl_sums(scored, reference_logprobs))
+        local = group_sums(groups) | _kl_sums(scored, reference_logprobs)
+        if self.config.advantage == "gigpo":
+            local |= shared_anchor_sums(groups)
+        sums = self.ranks.sum_floats(local)
         samples = self._samples(scored, reference_logprobs)
         referenced = time.monotonic()
         update = self._update(samples, sums, number)
@@ -131,31 +123,6 @@ class GRPOLearner:
         self.steps_done = state["steps_done"]
         set_rng_state(state["rng"], self.ranks.rank)
 
-    def _advantages(self, groups: Sequence[Group], number: int) -> list[_Scored]:
-        """One entry per segment of every scored episode; failed episodes are left out altogether."""
-        rewards = [[e.reward if is_scored(e) else math.nan for e in group.episodes] for group in groups]
-        if self.config.shuffle_rewards:
-            rewards = _shuffled(rewards, generator(self.seed, "shuffle", number, self.ranks.rank))
-        scored: list[_Scored] = []
-        trajectory_number = 0
-        for group, group_rewards in zip(groups, rewards, strict=True):
-            advantages = group_advantages(group_rewards, normalise_std=self.config.normalise_std)
-            informative = bool(has_spread(group_rewards))
-            for episode, advantage in zip(group.episodes, advantages.tolist(), strict=True):
-                for trajectory in episode.trajectories if is_scored(episode) else ():
-                    scored += [
-                        _Scored(
-                            segment=segment,
-                            advantage=advantage,
-                            trajectory=trajectory_number,
-                            informative=informative,
-                        )
-                        for segment in trajectory.segments
-                        if segment.action_mask_T[1:].any()
-                    ]
-                    trajectory_number += 1
-        return scored
-
     def _score(self, model: nn.Module, segments: Sequence[Segment]) -> list[NDArray[np.float32]]:
         config = self.config
         return segment_logprobs(
@@ -166,7 +133,9 @@ class GRPOLearner:
             autocast=config.autocast,
         )
 
-    def _samples(self, scored: Sequence[_Scored], reference_logprobs: Sequence[NDArray[np.float32]]) -> list[Sample]:
+    def _samples(
+        self, scored: Sequence[CreditedSegment], reference_logprobs: Sequence[NDArray[np.float32]]
+    ) -> list[Sample]:
         """What the loss is computed on, with importance weights where they are wanted."""
         everything = self.config.kl_on_all_groups and self.controller.beta > 0
         chosen = [
@@ -176,16 +145,18 @@ class GRPOLearner:
         ]
         old = [item.segment.logprobs_T for item, _ in chosen]
         weights: dict[int, float] = {}
+        each_once = self.config.loss_normaliser == "sequences"
         if self.config.importance_cap is not None:
             old = self._score(self.model, [item.segment for item, _ in chosen])
             weights = _importance_weights([item for item, _ in chosen], old, self.config.importance_cap)
         return [
             Sample(
                 segment=item.segment,
-                advantage=item.advantage,
+                advantages_T=item.advantages_T,
                 old_logprobs_T=old_T,
                 reference_logprobs_T=reference_T,
-                importance_weight=weights.get(item.trajectory, 1.0),
+                trajectory=item.trajectory,
+                weight=weights.get(item.trajectory, 1.0) / (item.trajectory_tokens if each_once else 1),
             )
             for (item, reference_T), old_T in zip(chosen, old, strict=True)
         ]
@@ -193,12 +164,13 @@ class GRPOLearner:
     def _update(self, samples: list[Sample], step_sums: Mapping[str, float], number: int) -> Row:
         """All updates of one step; gives the metrics that only they know."""
         config, rng = self.config, generator(self.seed, "update", number, self.ranks.rank)
-        samples = [samples[i] for i in rng.permutation(len(samples))]
-        size = (
-            step_sums["tokens"]
-            if config.loss_normaliser == "tokens"
-            else (step_sums["episodes"] * config.tokens_per_episode)
-        )
+        units = _trajectories(samples) if config.loss == "gspo" else [[sample] for sample in samples]
+        units = [units[i] for i in rng.permutation(len(units))]
+        size = {
+            "tokens": step_sums["tokens"],
+            "constant": step_sums["episodes"] * config.tokens_per_episode,
+            "sequences": step_sums["trajectories"],
+        }[config.loss_normaliser]
         denominator = max(1.0, size / config.minibatches)
         lr_share = constant_then_linear(
             number - 1,
@@ -212,7 +184,7 @@ class GRPOLearner:
         norms: list[float] = []
         self.model.train()
         for part in range(config.minibatches):
-            sums, off = self._gradient(samples[part :: config.minibatches], denominator, rng)
+            sums, off = self._gradient(units[part :: config.minibatches], denominator, rng)
             sums = self.ranks.sum_floats(sums)
             for name, value in sums.items():
                 totals[name] += value
@@ -225,15 +197,19 @@ class GRPOLearner:
         return _update_row(totals, mismatch, norms, config, lr_share)
 
     def _gradient(
-        self, samples: Sequence[Sample], denominator: float, rng: np.random.Generator
+        self, units: Sequence[Sequence[Sample]], denominator: float, rng: np.random.Generator
     ) -> tuple[dict[str, float], dict[str, float]]:
-        """Accumulates this rank's gradient over micro-batches; gives sums for the loss and for the mismatch."""
+        """Accumulates this rank's gradient over micro-batches; gives sums for the loss and for the mismatch.
+
+        Samples of one unit stay together.
+        """
         sums: dict[str, float] = dict.fromkeys(("loss", "clip_low", "clip_high", "loss_tokens"), 0.0)
         off: dict[str, float] = dict.fromkeys(("tokens", "k3", "ratio", "ratio_squared"), 0.0)
         self._optimisers.zero_grad()
-        lengths = [len(sample.segment) for sample in samples]
-        for indices in token_budget_batches(lengths, self.config.micro_batch_tokens, rng):
-            rows = [samples[i] for i in indices]
+        lengths = [max(len(sample.segment) for sample in unit) for unit in units]
+        heights = [len(unit) for unit in units]
+        for indices in token_budget_batches(lengths, self.config.micro_batch_tokens, rng, heights):
+            rows = [sample for i in indices for sample in units[i]]
             log_ratio_N, loss, counts = self._micro_batch(rows, denominator)
             loss.backward()
             sums["loss"] += float(loss.detach())
@@ -254,19 +230,18 @@ class GRPOLearner:
             temperature=config.temperature,
             autocast=config.autocast,
         )
-        corrected = config.importance_cap is not None
-        result = grpo_loss(
-            logprobs_N,
-            batch.action_tokens([row.old_logprobs_T for row in rows]),
-            batch.spread([row.advantage for row in rows]),
-            torch.ones_like(logprobs_N, dtype=torch.bool),
-            denominator=denominator,
-            clip_low=config.clip_low,
-            clip_high=config.clip_high,
-            kl_beta=self.controller.beta,
+        weighted = config.importance_cap is not None or config.loss_normaliser == "sequences"
+        number = {trajectory: i for i, trajectory in enumerate(dict.fromkeys(row.trajectory for row in rows))}
+        tokens = PolicyTokens(
+            logprobs=logprobs_N,
+            old_logprobs=batch.action_tokens([row.old_logprobs_T for row in rows]),
+            advantages=batch.action_tokens([row.advantages_T for row in rows]),
+            mask=torch.ones_like(logprobs_N, dtype=torch.bool),
             reference_logprobs=batch.action_tokens([row.reference_logprobs_T for row in rows]),
-            weights=batch.spread([row.importance_weight for row in rows]) if corrected else None,
+            weights=batch.spread([row.weight for row in rows]) if weighted else None,
+            sequences=batch.spread([number[row.trajectory] for row in rows], torch.long),
         )
+        result = grpo_loss(tokens, config.loss_settings(self.controller.beta), denominator=denominator)
         recorded_N = batch.action_tokens([row.segment.logprobs_T for row in rows])
         return logprobs_N.detach() - recorded_N, result.loss, result.sums
 
@@ -324,22 +299,22 @@ def _resume(learner: GRPOLearner, metrics: MetricsWriter | None, checkpoints: Ch
         metrics.drop_after("grpo", checkpoint.step)
 
 
-def _shuffled(rewards: list[list[float]], rng: np.random.Generator) -> list[list[float]]:
-    """Deals the scored episodes' rewards out anew over all of this rank's episodes; NaN stays where it is."""
-    flat = np.array([reward for group in rewards for reward in group], dtype=np.float64)
-    flat[~np.isnan(flat)] = rng.permutation(flat[~np.isnan(flat)])
-    stops = np.cumsum([len(group) for group in rewards])[:-1]
-    return [part.tolist() for part in np.split(flat, stops)]
+def _trajectories(samples: Sequence[Sample]) -> list[list[Sample]]:
+    """Puts the samples of each trajectory together: a ratio of a whole trajectory reads all of its tokens at once."""
+    together: dict[int, list[Sample]] = {}
+    for sample in samples:
+        together.setdefault(sample.trajectory, []).append(sample)
+    return list(together.values())
 
 
-def _kl_sums(scored: Sequence[_Scored], reference_logprobs: Sequence[NDArray[np.float32]]) -> dict[str, float]:
+def _kl_sums(scored: Sequence[CreditedSegment], reference_logprobs: Sequence[NDArray[np.float32]]) -> dict[str, float]:
     """The KL to the reference summed over all trajectories, informative or not."""
     pairs = zip(scored, reference_logprobs, strict=True)
     return {"kl": sum(log_ratio_sum(item.segment, reference_T) for item, reference_T in pairs)}
 
 
 def _importance_weights(
-    items: Sequence[_Scored], training_logprobs: Sequence[NDArray[np.float32]], cap: float
+    items: Sequence[CreditedSegment], training_logprobs: Sequence[NDArray[np.float32]], cap: float
 ) -> dict[int, float]:
     """min(pi_train(trajectory) / pi_rollout(trajectory), cap) by trajectory."""
     log_weights: dict[int, float] = {}

@@ -7,10 +7,12 @@ from typing import Literal, get_args
 
 from ..core.errors import ConfigError
 from .kl import KLController
+from .losses import LossSettings, PolicyLoss
 from .precision import Autocast
 from .ranges import check_choices, check_ranges
 
-LossNormaliser = Literal["tokens", "constant"]
+Advantage = Literal["group", "rloo", "gigpo"]
+LossNormaliser = Literal["tokens", "constant", "sequences"]
 Schedule = Literal["refill", "fixed"]
 
 _RANGES = {
@@ -28,7 +30,9 @@ _RANGES = {
     "minibatches": "[1, inf)",
     "micro_batch_tokens": "[1, inf)",
     "tokens_per_episode": "(0, inf)",
-    "clip_low": "(0, 1)",
+    "step_weight": "[0, inf)",
+    "step_discount": "(0, 1]",
+    "clip_low": "(0, 1]",
     "clip_high": "(0, inf)",
     "kl_beta": "[0, inf)",
     "kl_target": "(0, inf)",
@@ -70,14 +74,30 @@ class GRPOConfig:
     """Padded tokens of one forward and backward pass; changes memory and speed, not the gradient."""
     autocast: Autocast = "auto"
 
+    advantage: Advantage = "group"
+    """`group`: against the group's mean (GRPO); `rloo`: against the mean of the others (arXiv 2402.14740); `gigpo`: as
+    `group`, and each turn against the turns of its group that began in an equal state (arXiv 2505.10978)."""
     normalise_std: bool = True
-    """Divide advantages by the group's standard deviation."""
+    """Divide advantages by the group's standard deviation, and those of turns by their state's. Dr. GRPO (arXiv
+    2503.20783) is False, with `loss_normaliser="constant"`."""
+    step_weight: float = 1.0
+    """With `gigpo`: what a turn's own advantage counts, beside its episode's."""
+    step_discount: float = 0.95
+    """With `gigpo`: discount per turn of a turn's return; below 1, a reward is worth more where it comes sooner."""
+    loss: PolicyLoss = "clipped"
+    """`clipped`: the clipped surrogate (PPO, GRPO); `gspo`: the same with one ratio per trajectory, the geometric mean
+    of its tokens' (arXiv 2507.18071); `cispo`: no clipped gradient, but a bounded weight (arXiv 2506.13585). They
+    differ where `minibatches` is above 1: in the first update of a step all ratios are 1."""
     loss_normaliser: LossNormaliser = "tokens"
     """`tokens`: mean over all sampled tokens of the step; `constant`: `tokens_per_episode` for every episode, so that
-    the step's size does not shrink when answers grow (Dr. GRPO, arXiv 2503.20783)."""
+    the step's size does not shrink when answers grow (Dr. GRPO, arXiv 2503.20783); `sequences`: mean over the tokens of
+    each trajectory, then over trajectories (GRPO as published, GSPO)."""
     tokens_per_episode: float = 20.0
     clip_low: float = 0.2
+    """The ratio's lower bound is 1 - clip_low. MiniMax-M1 has none: 1 with `cispo`."""
     clip_high: float = 0.28
+    """The ratio's upper bound is 1 + clip_high. A trajectory's ratio stays near 1: with `gspo` the paper has 3e-4 and
+    4e-4."""
 
     kl_beta: float = 0.1
     """First weight of the KL to the reference policy."""
@@ -105,7 +125,9 @@ class GRPOConfig:
             self,
             "grpo.",
             {
+                "advantage": get_args(Advantage),
                 "autocast": get_args(Autocast),
+                "loss": get_args(PolicyLoss),
                 "loss_normaliser": get_args(LossNormaliser),
                 "schedule": get_args(Schedule),
             },
@@ -115,6 +137,29 @@ class GRPOConfig:
                 f"grpo.kl_beta={self.kl_beta}: must be in [{self.kl_beta_min}, {self.kl_beta_max}], "
                 "the bounds kl_beta_min and kl_beta_max (or leave kl_target unset)"
             )
+
+        self._check_combinations()
+
+    def _check_combinations(self) -> None:
+        if self.advantage == "rloo" and self.normalise_std:
+            raise ConfigError(
+                "grpo.normalise_std=True: rloo divides by no deviation; set grpo.normalise_std=false "
+                "(or grpo.advantage='group')"
+            )
+        if self.loss == "gspo" and self.loss_normaliser != "sequences":
+            raise ConfigError(
+                f"grpo.loss_normaliser={self.loss_normaliser!r}: gspo counts every trajectory once; "
+                "set grpo.loss_normaliser='sequences'"
+            )
+        if self.advantage == "gigpo" and self.shuffle_rewards:
+            raise ConfigError(
+                "grpo.shuffle_rewards=True: gigpo reads the turns' own rewards, which are not shuffled; "
+                "set grpo.advantage='group'"
+            )
+
+    def loss_settings(self, kl_beta: float) -> LossSettings:
+        """The policy loss with the KL's present weight."""
+        return LossSettings(loss=self.loss, clip_low=self.clip_low, clip_high=self.clip_high, kl_beta=kl_beta)
 
     def kl_controller(self) -> KLController:
         """A controller in its first state."""

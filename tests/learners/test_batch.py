@@ -43,3 +43,14 @@ def test_batch_pads_right_and_never_scores_the_first_token() -> None:
 
 def test_pad_keeps_the_type() -> None:
     assert pad([np.array([True]), np.array([False, True])]).tolist() == [[True, False], [False, True]]
+
+
+@given(st.lists(st.tuples(st.integers(1, 60), st.integers(1, 4)), max_size=40), st.integers(1, 200), st.integers(0, 5))
+def test_what_must_stay_together_counts_with_all_of_its_rows(
+    sizes: list[tuple[int, int]], budget: int, seed: int
+) -> None:
+    lengths, rows = [length for length, _ in sizes], [count for _, count in sizes]
+    batches = token_budget_batches(lengths, budget, np.random.default_rng(seed), rows)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) == 1 or max(lengths[i] for i in batch) * sum(rows[i] for i in batch) <= budget

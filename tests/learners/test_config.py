@@ -38,7 +38,7 @@ def test_a_pretrained_model_changes_prompts_and_sizes_but_not_overrides() -> Non
     [
         ("grpo.stps=3", "unknown key 'grpo.stps'; did you mean 'steps'?"),
         ("grpo.steps=many", "grpo.steps='many'"),
-        ("grpo.clip_low=-1", r"grpo.clip_low=-1.0: must be in \(0, 1\)"),
+        ("grpo.clip_low=-1", r"grpo.clip_low=-1.0: must be in \(0, 1\]"),
         ("steps", "write key=value"),
         ("demoss.n=3", "did you mean 'demos'"),
         ("demos.mix={careful=-1}", "shares must be >= 0"),

@@ -345,7 +345,16 @@ def test_a_stop_leaves_a_checkpoint_of_the_last_step(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"clip_low": -0.1}, r"^grpo\.clip_low=-0\.1: must be in \(0, 1\)$"),
+        ({"clip_low": -0.1}, r"^grpo\.clip_low=-0\.1: must be in \(0, 1\]$"),
+        ({"advantage": "roo"}, r"^grpo\.advantage='roo'; did you mean 'rloo'\?$"),
+        ({"loss": "gpso"}, r"^grpo\.loss='gpso'; did you mean 'gspo'\?$"),
+        ({"step_discount": 0.0}, r"^grpo\.step_discount=0\.0: must be in \(0, 1\]$"),
+        ({"advantage": "rloo"}, r"^grpo\.normalise_std=True: rloo .*; set grpo\.normalise_std=false "),
+        ({"loss": "gspo"}, r"^grpo\.loss_normaliser='tokens': gspo .*; set grpo\.loss_normaliser='sequences'$"),
+        (
+            {"advantage": "gigpo", "shuffle_rewards": True},
+            r"^grpo\.shuffle_rewards=True: gigpo .*; set grpo\.advantage",
+        ),
         ({"group_size": 1}, r"^grpo\.group_size=1: must be in \[2, inf\)$"),
         ({"kl_target": 0.0}, r"^grpo\.kl_target=0\.0: must be in \(0, inf\)$"),
         ({"loss_normaliser": "token"}, r"^grpo\.loss_normaliser='token'; did you mean 'tokens'\?$"),

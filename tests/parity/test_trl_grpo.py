@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from palaestra.learners.advantages import STD_EPSILON, group_advantages
-from palaestra.learners.losses import LossResult, grpo_loss
+from palaestra.learners.losses import LossResult, LossSettings, PolicyTokens, grpo_loss
 
 B, T, MAX_LENGTH = 8, 12, 16
 
@@ -49,7 +49,7 @@ def example(seed: int) -> dict[str, Tensor]:
 
 
 def trl_loss(
-    trainer_class: Any, x: dict[str, Tensor], *, kind: str, beta: float, weighted: bool = False
+    trainer_class: Any, x: dict[str, Tensor], *, kind: str, beta: float, weighted: bool = False, **changes: Any
 ) -> tuple[Tensor, Tensor, dict[str, float]]:
     """TRL's loss, its gradient with respect to the log-probabilities, and the clip fractions it logs."""
     logprobs = x["logprobs"].clone().requires_grad_()
@@ -80,6 +80,7 @@ def trl_loss(
         _entropy_bonus_enabled=False,
         _metrics={"train": defaultdict(list)},
     )
+    vars(trainer).update(changes)
     inputs = {
         "prompt_ids": torch.zeros(B, 2, dtype=torch.long),
         "prompt_mask": torch.ones(B, 2, dtype=torch.long),
@@ -101,19 +102,19 @@ def trl_loss(
 
 
 def our_loss(
-    x: dict[str, Tensor], *, denominator: float, beta: float, weighted: bool = False
+    x: dict[str, Tensor], *, denominator: float, beta: float, weights: Tensor | None = None, **changes: Any
 ) -> tuple[LossResult, Tensor]:
     logprobs = x["logprobs"].clone().requires_grad_()
-    result = grpo_loss(
-        logprobs,
-        x["old"],
-        x["advantages"][:, None].expand(B, T),
-        x["mask"],
-        denominator=denominator,
-        kl_beta=beta,
+    tokens = PolicyTokens(
+        logprobs=logprobs,
+        old_logprobs=x["old"],
+        advantages=x["advantages"][:, None].expand(B, T),
+        mask=x["mask"],
         reference_logprobs=x["reference"],
-        weights=x["weights"].expand(B, T) if weighted else None,
+        weights=weights,
+        sequences=torch.arange(B)[:, None].expand(B, T),
     )
+    result = grpo_loss(tokens, LossSettings(kl_beta=beta, **changes), denominator=denominator)
     result.loss.backward()
     assert logprobs.grad is not None
     return result, logprobs.grad
@@ -133,12 +134,94 @@ def test_loss_and_gradient(trainer_class: Any, kind: str, beta: float, seed: int
     assert (our_gradient[~x["mask"]] == 0).all()
 
 
+def answer_means(x: dict[str, Tensor]) -> Tensor:
+    """Weights that turn a sum over tokens into a sum over answers of their means."""
+    return (1 / x["mask"].sum(dim=1, keepdim=True).double()).expand(B, T)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("beta", [0.0, 0.04])
+def test_mean_over_answers(trainer_class: Any, beta: float, seed: int) -> None:
+    """`grpo`, as published: a mean over each answer, then over answers."""
+    x = example(seed)
+    theirs, their_gradient, _ = trl_loss(trainer_class, x, kind="grpo", beta=beta)
+    ours, our_gradient = our_loss(x, denominator=float(B), beta=beta, weights=answer_means(x))
+    torch.testing.assert_close(ours.loss.detach(), theirs, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(our_gradient, their_gradient, rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_gspo(trainer_class: Any, seed: int) -> None:
+    """Without a KL term: TRL multiplies its own by the answer's ratio, which is not the KL's gradient; ours is k3 x the
+    token's ratio for every loss."""
+    x, bounds = example(seed), {"clip_low": 0.05, "clip_high": 0.06}
+    their_bounds = {"epsilon_low": 0.05, "epsilon_high": 0.06, "importance_sampling_level": "sequence"}
+    theirs, their_gradient, logged = trl_loss(trainer_class, x, kind="grpo", beta=0.0, **their_bounds)
+    ours, our_gradient = our_loss(x, denominator=float(B), beta=0.0, weights=answer_means(x), loss="gspo", **bounds)
+    torch.testing.assert_close(ours.loss.detach(), theirs, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(our_gradient, their_gradient, rtol=1e-9, atol=1e-14)
+    clipped = logged["clip_ratio/low_mean"] + logged["clip_ratio/high_mean"]
+    assert (clipped > 0) == bool(ours.sums["clip_low"] + ours.sums["clip_high"])
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("beta", [0.0, 0.04])
+def test_cispo(trainer_class: Any, beta: float, seed: int) -> None:
+    """TRL's `epsilon_high` is the bound itself, and there is no lower one."""
+    x = example(seed)
+    theirs, their_gradient, _ = trl_loss(trainer_class, x, kind="cispo", beta=beta, epsilon_high=1.28)
+    ours, our_gradient = our_loss(
+        x, denominator=float(x["mask"].sum()), beta=beta, loss="cispo", clip_low=1.0, clip_high=0.28
+    )
+    torch.testing.assert_close(ours.loss.detach(), theirs, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(our_gradient, their_gradient, rtol=1e-9, atol=1e-14)
+
+
+def test_rloo(trainer_class: Any) -> None:
+    """TRL's `RLOOTrainer` takes the ratio of the whole answer; on-policy its gradient is ours, which is REINFORCE's."""
+    from trl import RLOOTrainer
+
+    x = example(0)
+    rewards = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.3, 2.0, 0.1, 0.0]], dtype=torch.float64)
+    baselines = (rewards.sum(dim=1, keepdim=True) - rewards) / 3  # as in its _generate_and_score_completions
+    advantages = group_advantages(rewards.numpy(), normalise_std=False, leave_one_out=True)
+    torch.testing.assert_close(torch.from_numpy(advantages), rewards - baselines)
+    x["advantages"] = torch.from_numpy(advantages).flatten()
+    x["old"] = x["logprobs"]
+    _, our_gradient = our_loss(x, denominator=float(B), beta=0.0)
+    logprobs = x["logprobs"].clone().requires_grad_()
+
+    def same(value: Any, *_: Any, **__: Any) -> Any:
+        return value
+
+    trainer = types.SimpleNamespace(
+        _get_per_token_logps_and_entropies=lambda *_, **__: (logprobs, torch.zeros(B, T), None),
+        accelerator=types.SimpleNamespace(gather=same, reduce=same, gather_for_metrics=same),
+        aux_loss_enabled=False,
+        epsilon_high=0.28,
+        epsilon_low=0.2,
+        model=types.SimpleNamespace(training=True),
+        _metrics={"train": defaultdict(list)},
+    )
+    inputs = {
+        "prompt_ids": torch.zeros(B, 2, dtype=torch.long),
+        "prompt_mask": torch.ones(B, 2, dtype=torch.long),
+        "completion_ids": torch.zeros(B, T, dtype=torch.long),
+        "completion_mask": x["mask"].long(),
+        "advantages": x["advantages"],
+        "old_logps": (x["old"] * x["mask"]).sum(dim=1),
+    }
+    RLOOTrainer._compute_loss(trainer, None, inputs).backward()
+    assert logprobs.grad is not None
+    torch.testing.assert_close(our_gradient, logprobs.grad, rtol=1e-9, atol=1e-14)
+
+
 def test_importance_weights_on_the_policy_term(trainer_class: Any) -> None:
     """Without a KL term. With one they differ on purpose: TRL leaves its KL unweighted, although its tokens were
     sampled by the same rollout engine."""
     x = example(0)
     theirs, their_gradient, _ = trl_loss(trainer_class, x, kind="dapo", beta=0.0, weighted=True)
-    ours, our_gradient = our_loss(x, denominator=float(x["mask"].sum()), beta=0.0, weighted=True)
+    ours, our_gradient = our_loss(x, denominator=float(x["mask"].sum()), beta=0.0, weights=x["weights"].expand(B, T))
     torch.testing.assert_close(ours.loss.detach(), theirs, rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(our_gradient, their_gradient, rtol=1e-9, atol=1e-14)
 

@@ -72,7 +72,7 @@ class EpisodeBuilder:
         """Starts the conversation with the reset's messages and their tokens."""
         self.conversation = Conversation(messages, info.get("tools") or ())
         self._task, self._unread = info, tuple(messages)
-        self._anchor = info.get("anchor")
+        self._anchor = _anchor(info)
         self._segment.append_context(prompt_ids)
 
     def add_action(self, completion: Completion, text: str, version: int) -> Action:
@@ -104,7 +104,7 @@ class EpisodeBuilder:
         self._pending = None
         self._reward += float(reward)
         self._unread = tuple(info.get("messages") or ())
-        self._anchor = info.get("anchor")
+        self._anchor = _anchor(info)
         return action
 
     def extend(self, extension: Extension) -> None:
@@ -165,3 +165,8 @@ class EpisodeBuilder:
             },
             **outcome,
         )
+
+
+def _anchor(info: Mapping[str, Any]) -> str | None:
+    anchor = info.get("anchor")
+    return None if anchor is None else str(anchor)

@@ -75,6 +75,7 @@ class CountingEnv(gym.Env[str, str]):
             "parse_error": "no action" if self.count % 2 else None,
             "failure": None,
             "messages": [],
+            "anchor": f"at {self.count}",
         }
 
 
@@ -141,6 +142,7 @@ def test_episodes_come_in_order_with_the_tokens_that_were_sampled(policy: LLMPol
         np.testing.assert_array_equal(segment.action_mask_T, spans)
         np.testing.assert_array_equal(np.isnan(segment.logprobs_T), ~spans)
         assert [turn.parse_error for turn in trajectory.turns[:2]] == ["no action", None][: episode.level]
+        assert [turn.anchor for turn in trajectory.turns] == [f"at {count}" for count in range(episode.level)]
 
 
 def test_logprobs_are_the_models_own(policy: LLMPolicy) -> None:

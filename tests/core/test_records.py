@@ -122,6 +122,7 @@ def episodes(draw: st.DrawFn) -> Episode:
                 reward=draw(st.sampled_from([0.0, 0.5, 1.0])),
                 parse_error=draw(st.none() | ANY_TEXT),
                 policy_version=draw(st.integers(0, 9)),
+                anchor=draw(st.none() | ANY_TEXT),
             )
         )
     failed = draw(st.booleans())

@@ -270,6 +270,20 @@ def test_nothing_that_an_info_holds_is_shared_with_the_environment(env) -> None:
     assert env.step("run\nprint(1)")[0] == "1"
 
 
+def test_an_anchor_names_the_program_that_stands_and_what_was_read(env) -> None:
+    def anchors(*actions: str) -> list[str]:
+        first = env.reset(seed=3)[1]["anchor"]
+        return [first, *(env.step(action)[4]["anchor"] for action in actions)]
+
+    wrong = "run\ndef f(x):\n    return 1"
+    start, one = anchors(wrong)
+    assert start != one
+    assert anchors("nonsense", wrong)[2] == one  # on another way, in more turns
+    assert anchors("run\ndef f(x):\n    return 1\n# alike")[1] != one  # the same answer to another program
+    assert anchors(wrong, "nonsense")[2] != one  # the same program, something else read
+    assert env.reset(seed=4)[1]["anchor"] != start
+
+
 @pytest.mark.parametrize("action", [None, 3, b"submit", ["submit"]])
 def test_an_action_of_another_type_is_a_type_error_and_costs_no_turn(env, action) -> None:
     env.reset(seed=3)

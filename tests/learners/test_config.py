@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,11 @@ def test_unknown_and_damaged_recipes_are_named(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("a = = 1")
     with pytest.raises(ConfigError, match="not valid TOML"):
         load_recipe(str(tmp_path / "bad.toml"))
+
+
+def test_every_documented_variant_is_a_recipe_that_differs() -> None:
+    document = (Path(__file__).parents[2] / "docs" / "quickstart.md").read_text()
+    rows = re.findall(r"^\| (.+?) \| `(grpo\..+?)` \|$", document, re.MULTILINE)
+    recipes = {name: load_recipe("quickstart", keys.split()).grpo for name, keys in rows}
+    assert len(recipes) == 7
+    assert len(set(recipes.values())) == 7

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 
 from . import wire
 
+CHUNK = 1 << 18
+"""Bytes that are read at once."""
+
 
 class Channel:
     """One end of a framed byte stream inside an epoll loop.
@@ -93,7 +96,7 @@ class Channel:
     def receive(self) -> list[wire.Frame] | None:
         """Gives the frames that have arrived, or None when the other side has hung up or sends no frames."""
         try:
-            data = os.read(self.fd, 1 << 18)
+            data = os.read(self.fd, CHUNK)
         except BlockingIOError:
             return []
         except OSError:
@@ -104,6 +107,12 @@ class Channel:
             return self._reader.feed(data)
         except wire.WireError:
             return None
+
+    def has_more(self) -> bool:
+        """Whether something has arrived that was not received yet, if only the end."""
+        look = select.poll()
+        look.register(self.fd, select.POLLIN)
+        return bool(look.poll(0))
 
     def close(self) -> None:
         """Closes the descriptors, which also takes them out of the loop."""

@@ -253,9 +253,9 @@ class _Folders:
 class Landlocked(_Folders):
     """Landlock, which needs no privileges: sessions are ordinary processes that can open and signal no others.
 
-    Under root each has a user of its own. Should such a user be unable to reach the interpreter (one in /root), it may
-    look at everything, as far as Landlock lets it open that. Without root they are the host's user, and the warden
-    changes modes and times for them.
+    Under root each has a user of its own. Should such a user be unable to reach the interpreter (one in /root) or its
+    own folders, it may look at everything, as far as Landlock lets it open that. Without root they are the host's user,
+    and the warden changes modes and times for them.
 
     Args:
         directory: Where sessions have their folders.
@@ -280,7 +280,7 @@ class Landlocked(_Folders):
         self._most_processes = 0
         if not self._as_root:
             self._most_processes = trees.threads_of(os.getuid()) + _PROCESSES_OF_ALL
-        elif not outer.can_reach(self._first_user, needed):
+        elif not outer.can_reach(self._first_user, needed, directory):
             self._kept = (kernel.CAP_DAC_READ_SEARCH,)
         self._filter = seccomp.session_filter(chroot=False, shares_processes=True, shares_user=not self._as_root)
         self._ask = seccomp.modes_and_times_filter(asks=True)

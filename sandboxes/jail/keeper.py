@@ -5,11 +5,14 @@ A parent's signals never reach a process that merely has a recycled id. The zygo
     I n          interrupt process n; `I n` when that is done
     K n, R n     kill process n; R wants to know how it ended: `X n status`
     Q n          which process is n? `P n pid`
+
+It also says `Z n` when a process that it was told to notice has ended by itself.
 """
 
 from __future__ import annotations
 
 import array
+import contextlib
 import os
 import select
 import signal
@@ -38,6 +41,8 @@ class Keeper:
         self._poll = select.poll()
         self._poll.register(orders.fileno(), select.POLLIN)
         self._watched: dict[int, Callable[[], None]] = {}
+        self._noticed: dict[int, int] = {}
+        """Number -> descriptor of the process."""
 
     def receive(self) -> tuple[bytes, list[tuple[int, int, bytes]]] | None:
         """Gives the next order and what came with it; None if something else came before, or an end is awaited."""
@@ -56,6 +61,26 @@ class Keeper:
         self._poll.register(fd, select.POLLIN)
         self._watched[fd] = handler
 
+    def notice_end(self, number: int, pid: int) -> None:
+        """Tells the supervisor when a process ends, whose line to it may be held open by a child of its own."""
+        with contextlib.suppress(OSError):  # gVisor has no such descriptors
+            self._noticed[number] = fd = os.pidfd_open(pid)
+            self.watch(fd, lambda: self._on_end(number))
+
+    def _on_end(self, number: int) -> None:
+        self._ignore_end(number)
+        self.orders.send(b"Z %d" % number)
+
+    def _ignore_end(self, number: int) -> None:
+        fd = self._noticed.pop(number, -1)
+        if fd >= 0:
+            self._unwatch(fd)
+
+    def _unwatch(self, fd: int) -> None:
+        self._poll.unregister(fd)
+        del self._watched[fd]
+        os.close(fd)
+
     def _has_order(self) -> bool:
         """Waits for an order, or for a while where ends are awaited, and calls a handler meanwhile, once."""
         ready = dict(self._poll.poll(REAP_EVERY_MS if self.dying else None))
@@ -64,9 +89,7 @@ class Keeper:
             if events & select.POLLIN:
                 self._watched[fd]()
             else:
-                self._poll.unregister(fd)
-                del self._watched[fd]
-                os.close(fd)
+                self._unwatch(fd)
         return has_order
 
     def obey(self, kind: bytes, number: int) -> None:
@@ -83,6 +106,7 @@ class Keeper:
                 self.orders.send(b"X %d -9" % number)
         else:
             del self.running[number]
+            self._ignore_end(number)
             self.dying[pid] = number if kind == b"R" else None
             self.end(pid)
 

@@ -103,11 +103,12 @@ def _has(capability: int) -> bool:
     return False
 
 
-def can_reach(uid: int, folders: list[str]) -> bool:
-    """Whether another user can read folders; asked as that user, by root."""
+def can_reach(uid: int, folders: list[str], directory: str) -> bool:
+    """Whether another user can read folders, and what is his below a directory; asked as that user, by root."""
     os.seteuid(uid)
     try:
-        return all(os.access(folder, os.R_OK | os.X_OK, effective_ids=True) for folder in folders)
+        can_read = all(os.access(folder, os.R_OK | os.X_OK, effective_ids=True) for folder in folders)
+        return can_read and os.access(directory, os.X_OK, effective_ids=True)
     finally:
         os.seteuid(0)
 

@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 
 from . import calls, copying, wire
 from .access import FileAccess
-from .channel import Channel
+from .channel import CHUNK, Channel
 from .clocks import Clocks
 from .control_groups import ControlGroups
 from .forks import Forks
@@ -39,6 +39,8 @@ _ONCE = ("calls", "tests", "program", "ready")
 _ANSWERED = ("calls", "tests", "ready")
 """Operations whose answer is a body, and not what was printed."""
 _MOST_DISMISSED = 4
+_MOST_LAST_READS = _MAX_ANSWER // CHUNK + 2
+"""Of what a session has sent that has ended; its children might go on for ever."""
 
 
 class Supervisor:
@@ -290,6 +292,11 @@ class Supervisor:
             self.order(b"K", session)
             self._mark_dead(session)
             self.finish(session, "sandbox_died", None, f"cannot start a session: {rest[0].decode()}")
+        elif kind == b"Z":
+            for _ in range(_MOST_LAST_READS):
+                if not session.dead and session.channel.has_more():
+                    self._on_session(session)
+            self._on_end(session)
         elif kind == b"X":
             self._on_exit(session, int(rest[0]))
 

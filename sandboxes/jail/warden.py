@@ -94,6 +94,7 @@ class Warden(Keeper):
         listener = confinement.listener()
         if listener >= 0:
             self.watch(listener, Changes(listener, self._folders_of).answer)
+        self.notice_end(number, pid)
 
     def serve(self) -> NoReturn:
         """Takes orders until the supervisor hangs up; then ends the family."""
@@ -256,6 +257,7 @@ class Warden(Keeper):
             self._fail(number, f"process {pid} is no new child")
             return
         self.running[number] = pid
+        self.notice_end(number, pid)
         self._expected.discard(number)
         self._kill_strays()
         self.orders.send(b"A %d" % number)

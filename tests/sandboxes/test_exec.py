@@ -297,3 +297,20 @@ def test_tools_that_keep_modes_times_and_attributes_do_not_complain(isolation: s
         result = sandbox.run(["bash", "-c", script])
         kept = "750 978307200\n"
         assert (result.stdout, result.stderr) == ("works\n" * 3 + kept * 4, "")
+
+
+@pytest.mark.parametrize("isolation", ["namespaces", "landlock"])
+def test_an_end_is_noticed_although_a_child_goes_on(isolation: str) -> None:
+    leave = "import os, time\nprint('gone', flush=True)\nif os.fork() == 0: time.sleep(60)\nos._exit(3)"
+    with open_sandbox(isolation=isolation, limits=Limits(timeout_s=20)) as sandbox:
+        result = sandbox.exec(leave)
+        assert (result.status, result.exit_status, result.stdout) == (ExecStatus.KILLED, 3, "gone\n")
+        assert result.seconds < 10
+        sandbox.reset()
+        copy = sandbox.fork(1)[0]
+        assert copy.exec(leave).exit_status == 3
+        assert sandbox.exec("6 * 7").stdout == "42\n"
+        assert sandbox.exec("import threading, os, time\nif os.fork() == 0: time.sleep(60)").ok
+        assert sandbox.exec("threading.Timer(0.1, os._exit, [4]).start()").ok
+        time.sleep(1)
+        assert sandbox.exec("1").status is ExecStatus.DEAD

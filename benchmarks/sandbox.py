@@ -203,7 +203,7 @@ def main() -> None:
     if options.json:
         report = {
             "rounds": options.rounds,
-            "seconds": options.seconds,
+            "turn_s": options.seconds,
             "image": options.image,
             "tools": tool_versions(options.docker_host),
             "figures": figures,

@@ -87,7 +87,8 @@ def run_benchmark(script: Path, arguments: Sequence[str], out: Path) -> bool:
             print(f"error: {script.name} ended with status {status} and wrote no figures", file=sys.stderr)
             return False
         result = json.loads(figures.read_text())
-    claim = {"benchmark": script.name, "arguments": list(arguments), "seconds": seconds, **provenance(), **result}
+    claim = {"benchmark": script.name, "arguments": list(arguments), "seconds": seconds, **provenance()}
+    claim |= {name: value for name, value in result.items() if name not in claim}
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{script.stem}.json").write_text(json.dumps(claim, indent=1, ensure_ascii=False) + "\n")
     return status == 0

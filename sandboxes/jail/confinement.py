@@ -9,11 +9,13 @@ import signal
 import socket
 
 from . import kernel, landlock, outer, questions, seccomp, trees
+from .places import Place, make_folders
+from .profile import Profile, limit
 
 TYPE_CHECKING = False  # `typing` stays out of the zygote
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any, Protocol
+    from typing import Protocol
 
     class Confinement(Protocol):
         """A mode of isolation."""
@@ -55,96 +57,13 @@ if TYPE_CHECKING:
             ...
 
 
-_ADDRESS_SPACE_SLACK_MIB = 128
-"""Address space beyond `memory_mib`: libraries that are mapped and never touched."""
-_SPARE_PROCESSES = 4096
-"""How far a session's copies can raise the kernel's count; the supervisor counts each one's own."""
 _PROCESSES_OF_ALL = 512
 _NICENESS = 10
 """Where sessions share a user, the kernel counts the processes of all together. This is how many they may have, and how
 far they give way, so that a fork bomb does not keep the supervisor from ending it. In containers they always give way.
 """
-_SIGNALS = 256
-_DESCRIPTORS = 256
 _MOST_ROUNDS = 2000
-CLOSED, OPEN = 0o511, 0o711
-"""Modes of folders that hold sessions' folders: always the first, but while a warden adds to them."""
-_MIB = 1 << 20
 _DEVICES = ("/dev/null", "/dev/full", "/dev/random", "/dev/urandom")
-
-
-class Profile:
-    """Limits in the form in which a new session applies them.
-
-    Args:
-        limits: The fields of `Limits`, and `count_processes`: whether the kernel counts processes per user namespace.
-    """
-
-    def __init__(self, limits: dict[str, Any]) -> None:
-        self.steps: dict[bool, list[kernel.Step]] = {}
-        """What a mode has prepared, if it has: how a session that runs once, or a forkable one, is confined."""
-        flags = kernel.MS_NOSUID | kernel.MS_NODEV
-        options = "size={}m,nr_inodes={},mode=0700"
-        workspace, tmp, inodes = limits["workspace_mib"], limits["tmp_mib"], limits["inodes"]
-        self.folders = (
-            kernel.prepared_mount("tmpfs", "/workspace", "tmpfs", flags, options.format(workspace, inodes)),
-            kernel.prepared_mount("tmpfs", "/tmp", "tmpfs", flags, options.format(tmp, inodes)),
-        )
-        proc = kernel.prepared_mount("proc", "/proc", "proc", flags | kernel.MS_NOEXEC | kernel.MS_RDONLY)
-        self.mounts = [*self.folders, proc]
-        address_space = (limits["memory_mib"] + _ADDRESS_SPACE_SLACK_MIB) * _MIB
-        file_size = max(workspace, tmp) * _MIB
-        self.limits = [
-            (resource.RLIMIT_AS, (address_space, address_space)),
-            (resource.RLIMIT_FSIZE, (file_size, file_size)),
-        ]
-        if resource.getrlimit(resource.RLIMIT_SIGPENDING)[1]:  # 0 in gVisor, which keeps no such limit and sets none
-            self.limits.append((resource.RLIMIT_SIGPENDING, (_SIGNALS, _SIGNALS)))  # counted per user, so not common
-        self.processes: int = limits["processes"]
-        self.count_processes: bool = limits["count_processes"]
-
-    def apply(self, processes: int | None) -> None:
-        """Sets the limits of this process; see `limit_steps`."""
-        kernel.perform(self.limit_steps(processes))
-
-    def limit_steps(self, processes: int | None, spare: int = _SPARE_PROCESSES) -> list[kernel.Step]:
-        """Gives the calls that set the limits of a process.
-
-        Args:
-            processes: The kernel's own count of processes, if it makes one for each session.
-            spare: How far the process may raise that.
-        """
-        steps = [kernel.prepared_limit(kind, *values) for kind, values in self.limits]
-        steps.append(_limit(resource.RLIMIT_NOFILE, _DESCRIPTORS))
-        if processes is not None:
-            steps.append(_limit(resource.RLIMIT_NPROC, processes, spare))
-        return steps
-
-
-def _limit(kind: int, value: int, spare: int = 0) -> kernel.Step:
-    """A limit, and how far the process may raise it, unless it is allowed less already."""
-    _, most = resource.getrlimit(kind)
-    hard = value + spare if most == resource.RLIM_INFINITY else min(most, value + spare)
-    return kernel.prepared_limit(kind, min(value, hard), hard)
-
-
-class Place:
-    """Where a session's files are.
-
-    Args:
-        home: Its workspace.
-        tmp: Its folder for temporary files.
-        reserve: Where folders of its copies will be; empty where they have roots of their own.
-        user: Its user id, where it has one of its own.
-    """
-
-    def __init__(self, home: str, tmp: str, reserve: str = "", user: int = 0) -> None:
-        self.home, self.tmp, self.reserve, self.user = home, tmp, reserve, user
-
-    def move_in(self) -> None:
-        """Makes it this process's own place."""
-        os.chdir(self.home)
-        os.environ["HOME"], os.environ["TMPDIR"] = self.home, self.tmp
 
 
 class Namespaces:
@@ -304,7 +223,7 @@ class Landlocked(_Folders):
         """Gives up everything that the session's code must not have."""
         self._start_confining(place, profile, self._kept)
         if self._most_processes:
-            kernel.perform([_limit(resource.RLIMIT_NPROC, self._most_processes)])
+            kernel.perform([limit(resource.RLIMIT_NPROC, self._most_processes)])
         kernel.perform([kernel.capabilities(*self._kept, inherit=True)])
         for capability in self._kept:
             kernel.pass_on(capability)
@@ -417,33 +336,6 @@ class Bare:
 
 def _copy_of(fd: int) -> int:
     return os.dup(fd) if fd >= 0 else -1
-
-
-def make_folders(parent: int, name: str, path: str, user: int) -> tuple[Place, int]:
-    """Makes the folders of a session, for a user if it has one of its own.
-
-    Nobody but a warden changes what is in the folder itself and in `reserve`: they cannot be written to, not even by a
-    session that is the same user, because it can change no modes.
-
-    Args:
-        parent: Descriptor of the folder to make them in.
-        name: The session's in there.
-        path: Path of `parent`.
-        user: Whose they shall be; 0 leaves them to this process's user.
-
-    Returns:
-        The place, and a descriptor of the folder that is called `name`.
-    """
-    os.mkdir(name, OPEN, dir_fd=parent)
-    base = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
-    for inner in ("home", "tmp"):
-        os.mkdir(inner, 0o700, dir_fd=base)
-        if user:
-            os.chown(inner, user, user, dir_fd=base, follow_symlinks=False)
-    os.mkdir("copies", CLOSED, dir_fd=base)
-    os.chmod(f"/proc/self/fd/{base}", CLOSED)
-    path = f"{path}/{name}"
-    return Place(f"{path}/home", f"{path}/tmp", f"{path}/copies", user), base
 
 
 def become(user: int) -> None:

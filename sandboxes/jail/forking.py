@@ -23,8 +23,8 @@ import stat
 import sys
 
 from . import kernel, landlock, wire
-from .confinement import Place
 from .copying import copy_content
+from .places import Place
 
 TYPE_CHECKING = False  # `typing` stays out of the zygote
 if TYPE_CHECKING:

@@ -69,7 +69,8 @@ class Keeper:
 
     def _on_end(self, number: int) -> None:
         self._ignore_end(number)
-        self.orders.send(b"Z %d" % number)
+        with contextlib.suppress(OSError):  # the supervisor has hung up, and knows
+            self.orders.send(b"Z %d" % number)
 
     def _ignore_end(self, number: int) -> None:
         fd = self._noticed.pop(number, -1)

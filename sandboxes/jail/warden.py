@@ -22,15 +22,16 @@ import socket
 import stat
 
 from . import copying, kernel, trees, wire
-from .confinement import CLOSED, OPEN, Place, make_folders
 from .keeper import Keeper
 from .modes_and_times import Changes, Folder
+from .places import CLOSED, OPEN, Place, make_folders
 
 TYPE_CHECKING = False  # `typing` stays out of the zygote
 if TYPE_CHECKING:
     from typing import NoReturn
 
-    from .confinement import Confinement, Profile
+    from .confinement import Confinement
+    from .profile import Profile
 
 _LOOK = os.O_PATH | os.O_DIRECTORY
 _CHANGED = "the session changed the folders of its copies"

@@ -29,16 +29,18 @@ import sys
 import time
 
 from . import kernel, landlock, seccomp, session, stub, trees
-from .confinement import Bare, Landlocked, Namespaces, Profile, Users
+from .confinement import Bare, Landlocked, Namespaces, Users
 from .forking import Copying
 from .keeper import Keeper
+from .profile import Profile
 from .warden import Warden
 
 TYPE_CHECKING = False  # `typing` stays out of the zygote
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-    from .confinement import Confinement, Place
+    from .confinement import Confinement
+    from .places import Place
 
 _ORDERS_FD, _FIRST_FREE_FD = 3, 4
 _WARDEN_PATIENCE_S = 5.0
@@ -210,8 +212,10 @@ class Zygote(Keeper):
         try:
             Warden(self.orders, self._confinement, profile, number, pid, place).serve()
         except BaseException as error:
-            self.orders.send(b"E %d the warden failed: %s" % (number, repr(error).encode()))
+            with contextlib.suppress(OSError):
+                self.orders.send(b"E %d the warden failed: %s" % (number, repr(error).encode()))
         finally:
+            self._confinement.end_family(place)
             os._exit(1)
 
     def _become_session(self, place: Place, profile: Profile, fds: array.array[int], forkable: bool) -> NoReturn:

@@ -6,6 +6,7 @@ is submitted is graded against hidden tests in other sessions, which the agent's
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ from .tools import tool
 
 MAX_SHOWN = 2000
 """Characters of output that an agent reads per run."""
+PROGRAM_WANTED = "Write a program that reads standard input and prints its answer."
 _RUNS: ProgramMemory[RunReport] = ProgramMemory()
 _VERDICTS: ProgramMemory[Verdict] = ProgramMemory()
 
@@ -38,8 +40,9 @@ class CodeSandboxEnv(ToolEnv):
         families: `compose` (default), `repair`.
         levels: Levels to draw from; one that is listed twice is drawn twice as often. None: all.
         split: `"train"`, `"validation"` or `"heldout"`.
-        tasks: Path of a JSON-lines file of your own: `{"prompt", "entry_point", "tests", "hidden_tests"}` per line; see
-            `palaestra.envs.tasks.code.files`.
+        tasks: Path of a JSON-lines file of your own: `{"prompt", "entry_point", "tests", "hidden_tests"}` per line, or
+            rows of HumanEval, MBPP or APPS as they are; see `palaestra.envs.tasks.code.files`.
+        skip_wrong_tasks: Leave wrong lines of that file out, with a warning that names them, instead of raising.
         sandbox: `"local"` or `"docker"`.
         isolation: `"auto"`, or a mode by name; see `palaestra.sandboxes.SandboxConfig`.
         image: Container image, for `sandbox="docker"`, with what your tasks need installed.
@@ -68,6 +71,7 @@ class CodeSandboxEnv(ToolEnv):
         levels: Sequence[int] | None = None,
         split: str = "train",
         tasks: str | None = None,
+        skip_wrong_tasks: bool = False,
         sandbox: str = "local",
         isolation: str = "auto",
         image: str | None = None,
@@ -97,7 +101,7 @@ class CodeSandboxEnv(ToolEnv):
         config = SandboxConfig(backend=sandbox, isolation=isolation, image=image, runtime=runtime, setup=setup)
         if not isinstance(limits, Mapping | None):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigError(f"limits={limits!r}: must be fields of Limits, such as {{'timeout_s': 4}}")
-        super().__init__(options, FAMILIES, load_code_tasks)
+        super().__init__(options, FAMILIES, functools.partial(load_code_tasks, skip_wrong=skip_wrong_tasks))
         runner = SandboxRunner(config, Limits.from_mapping(limits or {}))
         memories = (_RUNS, _VERDICTS) if reuse_results else (None, None)
         source = None if tasks is None else file_version(Path(tasks))
@@ -155,7 +159,7 @@ class CodeSandboxEnv(ToolEnv):
 
     # ---------------------------------------------------------------------------------------------- ToolEnv
     def _start(self, task: Task) -> None:
-        self._session.start()
+        self._session.start(task.public.get("prelude", ""))
         self._program = task.public.get("program")
 
     def _recover(self) -> None:
@@ -175,7 +179,8 @@ class CodeSandboxEnv(ToolEnv):
         return hashlib.blake2b(state.encode(), digest_size=8).hexdigest()
 
     def _instructions(self, task: Task) -> str:
-        name = f"The function is called {task.public['entry_point']}."
+        entry_point = task.public["entry_point"]
+        name = f"The function is called {entry_point}." if entry_point else PROGRAM_WANTED
         tests = list(task.public["tests"])
         return f"{name} Visible tests: {json.dumps(tests, separators=(',', ':'))}" if tests else name
 

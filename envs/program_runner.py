@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from ..core.errors import SandboxDied, SandboxUnavailable
 from ..rewards.execution import grade_code
+from ..rewards.report import GradeReport, TestStatus
 from ..sandboxes.base import ExecResult, ExecStatus, Limits, Sandbox, SandboxConfig
 from ..sandboxes.jail.values import same
 from ..sandboxes.opening import open_sandbox
@@ -165,7 +166,12 @@ class SandboxRunner:
         return self._config, self._limits
 
     def run(self, program: str, entry_point: str, tests: Sequence[Case]) -> RunReport:
-        """See `Runner.run`; two round trips. A session is told once how to test: compiling that takes most of a run."""
+        """See `Runner.run`; two round trips. A session is told once how to test: compiling that takes most of a run.
+
+        Where the tests are inputs of a whole program, it runs as one on each of them, outside the session.
+        """
+        if tests and "stdin" in tests[0]:
+            return self._run_on_inputs(program, tests)
         ran = self._exec(program)
         if ran.status is not ExecStatus.OK:
             return self._failed_report(ran, ran.stdout)
@@ -179,8 +185,12 @@ class SandboxRunner:
 
     def grade(self, program: str, entry_point: str, tests: Sequence[Case] | str, prelude: str) -> Verdict:
         """See `Runner.grade`."""
+        report = self._report(program, entry_point, tests, prelude)
+        return Verdict(passed=report.passed, repeatable=_is_repeatable(report))
+
+    def _report(self, program: str, entry_point: str, tests: Sequence[Case] | str, prelude: str) -> GradeReport:
         with self._restarts_are_failures():
-            report = grade_code(
+            return grade_code(
                 program,
                 tests,
                 entry_point=entry_point,
@@ -189,7 +199,17 @@ class SandboxRunner:
                 sandbox=self._config,
                 stop_at_first_failure=True,
             )
-        return Verdict(passed=report.passed, repeatable=report.status in REPEATABLE)
+
+    def _run_on_inputs(self, program: str, tests: Sequence[Case]) -> RunReport:
+        report = self._report(program, "", tests, "")
+        verdict = "ok"
+        if report.failures:
+            failure = report.failures[0]
+            said = f"got {failure.got_repr}\nwant {failure.want_repr}"
+            verdict = "\n".join(part for part in (f"stdin {failure.args_repr}", failure.error, said) if part)
+        elif not report.passed:
+            verdict = report.message
+        return RunReport(verdict=verdict, repeatable=_is_repeatable(report))
 
     def fork(self, n: int) -> list[SandboxRunner]:
         """See `Runner.fork`; a session that was not opened yet is opened by each copy for itself."""
@@ -294,6 +314,11 @@ class InProcessRunner:
 
     def close(self) -> None:
         """Nothing to close."""
+
+
+def _is_repeatable(report: GradeReport) -> bool:
+    ended = [result.status for result in report.results]
+    return report.status in REPEATABLE and TestStatus.TIMEOUT not in ended and TestStatus.KILLED not in ended
 
 
 def _json_of(tests: Sequence[Case]) -> str:

@@ -37,24 +37,31 @@ class ProgramSession:
         self._scope = (runner.scope, source)
         self._state: list[str] = []
         """Programs that made the session's state, in order."""
+        self._prelude: list[str] = []
+        """What a fresh session is told before the first program."""
         self._unsent: list[str] = []
-        """Those of them that the runner has not seen yet."""
+        """Programs, the prelude among them, that the runner has not seen yet."""
 
-    def start(self) -> None:
-        """Begins an episode; touches no sandbox until a program runs."""
+    def start(self, prelude: str = "") -> None:
+        """Begins an episode; touches no sandbox until a program runs.
+
+        Args:
+            prelude: The task's own source, which the agent's programs may use.
+        """
         self._runner.reset()
-        self._state, self._unsent = [], []
+        self._prelude = [prelude] if prelude else []
+        self._state, self._unsent = [], list(self._prelude)
 
     def recover(self) -> None:
         """After a failure of infrastructure: the next program finds a fresh session in the state that was lost."""
         self._runner.reset()
-        self._unsent = list(self._state)
+        self._unsent = [*self._prelude, *self._state]
 
     def fork(self, n: int) -> list[ProgramSession]:
         """Gives `n` independent copies; raises `SandboxDied` like the runner."""
         copies = [ProgramSession(runner, self._runs, self._verdicts, self._source) for runner in self._runner.fork(n)]
         for copy in copies:
-            copy._state, copy._unsent = list(self._state), list(self._unsent)
+            copy._prelude, copy._state, copy._unsent = self._prelude, list(self._state), list(self._unsent)
         return copies
 
     def run(self, task: Task, program: str) -> RunReport:
@@ -63,7 +70,7 @@ class ProgramSession:
         known = self._runs.get(key) if self._runs is not None and not self._state else None
         if known is not None:
             report = known
-            self._unsent = [program]
+            self._unsent = [*self._prelude, program]
         else:
             self._catch_up(task)
             report = self._send(task, program)
@@ -71,7 +78,7 @@ class ProgramSession:
                 self._runs.put(key, report)
         self._state.append(program)
         if report.session_lost:
-            self._state, self._unsent = [], []
+            self._state, self._unsent = [], list(self._prelude)
         return report
 
     def grade(self, task: Task, program: str) -> Verdict:

@@ -1,5 +1,6 @@
 """A user's own tasks: every wrong line is named by its number, in one line."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,32 @@ WRONG = {
     "'prelude' is no Python": [line(prelude="x = (")],
     "'reference' is no Python": [line(reference="def")],
     "is there twice": [line(task_id="mine:1")],
+    'hidden_tests[0] must be {"stdin"': [line(tests=[{"stdin": "", "stdout": ""}], hidden_tests=[{"stdin": "1"}])],
+    'tests[1] must be {"stdin"': [
+        json.dumps({"prompt": "p", "tests": [{"stdin": "", "stdout": ""}, wrong]})
+        for wrong in ({"stdin": "", "stdout": 3}, {"stdin": "", "stdout": "", "tolerance": -1}, 5)
+    ],
+    "'test' must be a text": [json.dumps({"prompt": "p", "entry_point": "f", "test": ["assert f(1)"]})],
+    "'canonical_solution' must be a text": [
+        json.dumps({"prompt": "p", "entry_point": "f", "test": "assert f(1)", "canonical_solution": 1})
+    ],
+    "'test_list' is empty": [json.dumps({"text": "p", "code": "", "test_list": []})],
+    "'test_list' must be a list of texts": [json.dumps({"text": "p", "test_list": "assert f(1)"})],
+    "'code' is no Python": [json.dumps({"text": "p", "code": "def", "test_list": ["assert f(1)"]})],
+    "the tests call f, g: 'entry_point' must name": [json.dumps({"text": "p", "test_list": ["assert f(g(1))"]})],
+    "the tests call no function of its own": [json.dumps({"text": "p", "test_list": ["assert len([]) == 0"]})],
+    "'input_output' is not JSON": [json.dumps({"question": "q", "input_output": "{"})],
+    "'input_output' must be an object": [json.dumps({"question": "q", "input_output": data}) for data in ([], {}, "3")],
+    "'input_output' has 1 inputs and 0 outputs": [
+        json.dumps({"question": "q", "input_output": {"inputs": [""], "outputs": []}})
+    ],
+    "'input_output.outputs[0]' must be a text": [
+        json.dumps({"question": "q", "input_output": {"inputs": [["1", "2"]], "outputs": [3]}})
+    ],
+    "'input_output' has 'fn_name'": [json.dumps({"question": "q", "input_output": {"fn_name": "f", "inputs": []}})],
+    "'solutions' must be a list": [
+        json.dumps({"question": "q", "input_output": {"inputs": [""], "outputs": [""]}, "solutions": "3"})
+    ],
 }
 
 
@@ -55,6 +82,34 @@ def test_a_wrong_line_is_named(path: Path, said: str) -> None:
         assert str(caught.value).startswith(f"{path}, line 3: ")
         assert said in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_wrong_lines_are_named_together_or_left_out_with_a_warning(path: Path) -> None:
+    lines = [line(), "{", line(), line(level=0), *["3"] * 30]
+    path.write_text("\n".join(lines))
+    with pytest.raises(TaskError) as caught:
+        load_code_tasks(path)
+    said = str(caught.value)
+    assert said.startswith(f"{path}, line 2: not JSON (")
+    assert "; line 4: 'level' must be a whole number from 1; line 5: expected a JSON object; " in said
+    assert said.endswith("; and 12 more (the other 2 lines are fine)")
+    for _ in range(2):  # said again by each environment that leaves them out
+        with pytest.warns(UserWarning, match="left out 32 of its tasks, line 2: not JSON .*; line 4: 'level' must be"):
+            env = make_env("CodeSandbox-v0", tasks=str(path), skip_wrong_tasks=True)
+        assert [task.task_id for task in env.unwrapped.task_set.fixed] == ["mine:1", "mine:3"]
+    path.write_text("{")
+    with pytest.raises(TaskError, match="line 1"):
+        load_code_tasks(path, skip_wrong=True)
+
+
+def test_gzipped_files_are_read(path: Path) -> None:
+    zipped = path.with_name("mine.jsonl.gz")
+    zipped.write_bytes(gzip.compress(line().encode()))
+    assert [task.task_id for task in load_code_tasks(zipped)] == ["mine:1"]
+    for data in (b"no gzip", gzip.compress(line().encode())[:-12]):
+        zipped.write_bytes(data)
+        with pytest.raises(TaskError, match="cannot read tasks"):
+            load_code_tasks(zipped)
 
 
 def test_files_that_cannot_be_read_are_one_line(path: Path, tmp_path: Path) -> None:

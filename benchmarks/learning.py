@@ -105,7 +105,7 @@ def repair(runs: Runs, seed: int) -> Figures:
 
 def null_agents(runs: Runs, seed: int) -> Figures:
     figures: Figures = {}
-    for family in ("compose", "repair"):
+    for family in ("compose", "repair", "trace"):
         for name in null_agent_names(family):
             options = EvalOptions(n=400, seed=seed, families=(family,))
             figures[f"{family}/{name}"] = evaluate_scripted(name, "CodeSandbox-v0", options).success

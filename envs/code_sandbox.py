@@ -19,6 +19,7 @@ from ..rewards.base import Grade
 from ..sandboxes.base import Limits, SandboxConfig
 from .actions import ParseError
 from .base import EnvOptions, ToolEnv
+from .input_answers import INSTRUCTIONS, NO_INPUT, read_input, wants_input
 from .program_memory import ProgramMemory
 from .program_runner import Runner, RunReport, SandboxRunner, Verdict
 from .program_session import ProgramSession
@@ -37,7 +38,7 @@ class CodeSandboxEnv(ToolEnv):
     """Programming tasks with hidden tests.
 
     Args:
-        families: `compose` (default), `repair`.
+        families: `compose` (default), `repair`, `trace`.
         levels: Levels to draw from; one that is listed twice is drawn twice as often. None: all.
         split: `"train"`, `"validation"` or `"heldout"`.
         tasks: Path of a JSON-lines file of your own: `{"prompt", "entry_point", "tests", "hidden_tests"}` per line, or
@@ -153,6 +154,8 @@ class CodeSandboxEnv(ToolEnv):
         program = code or self._program
         if not program:
             raise ParseError("error: there is no program yet; run one, or submit one")
+        if wants_input(self.task) and read_input(program) is None:
+            raise ParseError(NO_INPUT)
         passed = self._session.grade(self.task, program).passed
         self._submit(_hidden_tests_grade(passed))
         return "passed the hidden tests" if passed else "failed the hidden tests"
@@ -179,6 +182,8 @@ class CodeSandboxEnv(ToolEnv):
         return hashlib.blake2b(state.encode(), digest_size=8).hexdigest()
 
     def _instructions(self, task: Task) -> str:
+        if wants_input(task):
+            return INSTRUCTIONS
         entry_point = task.public["entry_point"]
         name = f"The function is called {entry_point}." if entry_point else PROGRAM_WANTED
         tests = list(task.public["tests"])

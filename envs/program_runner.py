@@ -25,6 +25,8 @@ from ..sandboxes.opening import open_sandbox
 Case = Mapping[str, Any]
 REPEATABLE = (ExecStatus.OK, ExecStatus.ERROR, "load_error")
 """Statuses that depend on the program alone, not on how busy the machine was."""
+SHOWN_VALUE = 60
+"""Characters of a wrong value that a visible test shows."""
 _MARK = "\x1e"
 """Parts what the tested function printed from the verdict."""
 
@@ -59,11 +61,11 @@ def __show_tests(entry_point, cases):
             if hasattr(got, "__next__") or isinstance(got, range):
                 got = list(got)
             if not same(got, want):
-                return f"{call}\\ngot {compact(got)[:60]}\\nwant {compact(want)[:200]}"
+                return f"{call}\\ngot {compact(got)[:SHOWN]}\\nwant {compact(want)[:200]}"
         except (Exception, SystemExit) as error:
             return f"{call}\\n{type(error).__name__}: {error}"[:max(80, len(call) + 60)]
     return "ok"
-'''
+'''.replace("SHOWN", str(SHOWN_VALUE))
 """Compares as the hidden tests do (`jail.values.same`): a tuple equals a list, a bool no number, NaN itself."""
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 from ..core.tasks import Task
+from .input_answers import case_of, read_input, wants_input
 from .program_memory import ProgramMemory
 from .program_runner import Runner, RunReport, Verdict
 
@@ -86,9 +87,7 @@ class ProgramSession:
         key = (self._scope, task.task_id, program)
         verdict = self._verdicts.get(key) if self._verdicts is not None else None
         if verdict is None:
-            public = task.public
-            tests, prelude = task.secret["tests"], public.get("prelude", "")
-            verdict = self._runner.grade(program, public["entry_point"], tests, prelude)
+            verdict = self._judge(task, program)
             if self._verdicts is not None and verdict.repeatable:
                 self._verdicts.put(key, verdict)
         return verdict
@@ -102,5 +101,16 @@ class ProgramSession:
             self._send(task, earlier)
         self._unsent = []
 
+    def _judge(self, task: Task, program: str) -> Verdict:
+        public, tests, prelude = task.public, task.secret.get("tests", []), task.public.get("prelude", "")
+        value = read_input(program) if wants_input(task) else None
+        if value is not None:
+            program, tests, prelude = prelude, [case_of(public, value)], ""
+        return self._runner.grade(program, public["entry_point"], tests, prelude)
+
     def _send(self, task: Task, program: str) -> RunReport:
-        return self._runner.run(program, task.public["entry_point"], task.public["tests"])
+        public, tests = task.public, task.public["tests"]
+        value = read_input(program) if wants_input(task) else None
+        if value is not None:  # the task's own function again, whatever the agent made of its name
+            program, tests = public["prelude"], [case_of(public, value)]
+        return self._runner.run(program, public["entry_point"], tests)

@@ -1,4 +1,4 @@
-"""Experts of mixed quality for the code families; they see observations only.
+"""Experts of mixed quality for `compose` and `repair`; they see observations only.
 
 - careful: runs, repairs what contradicts the sentence and what crashes, then walks through the readings so that each
   combination comes up once (Gray code), and submits when the visible tests pass
@@ -12,12 +12,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ...core.seeding import derive_seed
 from ...envs.tasks.code.operations import source
+from ..base import Agent
 from .reading import Sentence, guess, read_program, read_sentence
 
 Quality = Literal["careful", "hasty", "sloppy", "reviewer"]
@@ -45,16 +46,17 @@ class MixedExpert:
     Args:
         mix: Share of each quality; shares are normalised.
         max_turns: Turns that an episode has.
+        kind: Makes an expert of given habits.
     """
 
-    def __init__(self, mix: Mapping[str, float], max_turns: int) -> None:
-        self._mix, self._max_turns = dict(mix), max_turns
+    def __init__(self, mix: Mapping[str, float], max_turns: int, kind: Callable[[Habits], Agent]) -> None:
+        self._mix, self._max_turns, self._kind = dict(mix), max_turns, kind
 
     def reset(self, observation: str, info: Mapping[str, Any], seed: int) -> None:
         """Draws the expert and has it read the task."""
         rng = random.Random(derive_seed(seed, "which expert"))
         quality = rng.choices(list(self._mix), list(self._mix.values()))[0]
-        self._expert = CodeExpert(Habits(quality=quality, max_turns=self._max_turns))  # type: ignore[arg-type]
+        self._expert = self._kind(Habits(quality=quality, max_turns=self._max_turns))  # type: ignore[arg-type]
         self._expert.reset(observation, info, seed)
 
     def act(self, observation: str, info: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ def test_shares_and_processes_make_the_same_demonstrations() -> None:
     assert demos(processes=2) == whole
 
 
-@pytest.mark.parametrize("family", ["compose", "repair"])
+@pytest.mark.parametrize("family", ["compose", "repair", "trace"])
 @pytest.mark.parametrize("expert", EXPERTS)
 def test_in_process_and_sandbox_give_the_same_episodes(family: str, expert: str) -> None:
     keywords = {"families": [family], "prompt_style": "compact"}
@@ -38,7 +38,7 @@ def test_in_process_and_sandbox_give_the_same_episodes(family: str, expert: str)
     real.close()
 
 
-@pytest.mark.parametrize("family", ["compose", "repair"])
+@pytest.mark.parametrize("family", ["compose", "repair", "trace"])
 def test_careful_experts_solve_nearly_everything_and_hasty_ones_do_not(family: str) -> None:
     shares = {}
     for expert in EXPERTS:
@@ -49,7 +49,7 @@ def test_careful_experts_solve_nearly_everything_and_hasty_ones_do_not(family: s
     assert shares["hasty"] <= 0.55
 
 
-@pytest.mark.parametrize("family", ["compose", "repair"])
+@pytest.mark.parametrize("family", ["compose", "repair", "trace"])
 @pytest.mark.parametrize("expert", [*EXPERTS, "mixed"])
 def test_experts_act_on_observations_alone(family: str, expert: str) -> None:
     """An environment that has a turn budget and nothing else gets the same actions for the same observations."""

@@ -18,6 +18,17 @@ RUNNER = InProcessRunner()
 FAMILY_LEVELS = [(name, level) for name, family in FAMILIES.items() for level in family.levels]
 
 
+def program_of(task) -> str:
+    """What a task's function does: the reference, or the function that an input is asked for."""
+    return task.public["prelude"] if task.family == "trace" else task.secret["reference"]
+
+
+def shape_of(task) -> str:
+    """A task's sequence of operations and reduction, without constants and readings."""
+    text = program_of(task) if task.family == "trace" else task.prompt.split("Take x, ")[1].split(".")[0]
+    return "".join(letter for letter in text if not letter.isdigit())
+
+
 def graded(task, program: str) -> bool:
     return RUNNER.grade(program, task.public["entry_point"], task.secret["tests"], "").passed
 
@@ -61,8 +72,7 @@ def test_splits_share_no_program(name: str) -> None:
     seen: dict[str, set[str]] = {}
     for split in SPLITS:
         tasks = TaskSet(split=split, families=(FAMILIES[name],)).tasks(1000, seed=1)
-        sentences = {task.prompt.split("Take x, ")[1].split(".")[0] for task in tasks}
-        seen[split] = {"".join(letter for letter in text if not letter.isdigit()) for text in sentences}
+        seen[split] = {shape_of(task) for task in tasks}
     assert not seen["train"] & seen["heldout"]
     assert not seen["train"] & seen["validation"]
     assert not seen["validation"] & seen["heldout"]
@@ -75,7 +85,7 @@ def test_splits_of_all_families_share_no_function() -> None:
     for split in SPLITS:
         for family in FAMILIES.values():
             for task in TaskSet(split=split, families=(family,)).tasks(300, seed=1):
-                lines = [line[4:] for line in task.secret["reference"].split("\n")[1:]]
+                lines = [line[4:] for line in program_of(task).split("\n")[1:]]
                 seen.setdefault(split, set()).add(derive_seed(str(outputs(lines, inputs))))
     assert seen["heldout"].isdisjoint(seen["train"])
     assert seen["validation"].isdisjoint(seen["train"])
@@ -102,7 +112,7 @@ def test_no_program_of_one_split_is_a_renamed_one_of_another() -> None:
     for split in SPLITS:
         for family in FAMILIES.values():
             for task in TaskSet(split=split, families=(family,)).tasks(250, seed=8):
-                seen.setdefault(split, set()).add(ast.dump(Renamed().visit(ast.parse(task.secret["reference"]))))
+                seen.setdefault(split, set()).add(ast.dump(Renamed().visit(ast.parse(program_of(task)))))
     assert seen["train"].isdisjoint(seen["heldout"])
     assert seen["train"].isdisjoint(seen["validation"])
     assert seen["validation"].isdisjoint(seen["heldout"])
@@ -118,6 +128,8 @@ def test_compose_has_exactly_the_ambiguous_phrases_of_its_level_and_cannot_be_gu
 
 def test_hidden_inputs_are_not_the_visible_ones() -> None:
     for name, family in FAMILIES.items():
+        if name == "trace":
+            continue  # it has no tests: any input that gives the wanted value is right
         shared = 0
         for task in TaskSet(split="train", families=(family,)).tasks(200, seed=2):
             visible = [case["args"] for case in task.public["tests"] if case["args"] != [[]]]

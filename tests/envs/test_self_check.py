@@ -90,7 +90,7 @@ def problems(env_id: str, **keywords: Any) -> dict[str, str]:
     return {result.name: result.problem for result in results if result.problem}
 
 
-@pytest.mark.parametrize("family", ["compose", "repair"])
+@pytest.mark.parametrize("family", ["compose", "repair", "trace"])
 @pytest.mark.parametrize("prompt_style", ["full", "compact"])
 def test_code_sandbox_keeps_the_contract(family: str, prompt_style: str) -> None:
     assert problems("CodeSandbox-v0", families=[family], prompt_style=prompt_style) == {}

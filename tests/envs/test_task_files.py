@@ -49,6 +49,9 @@ WRONG = {
         json.dumps({"prompt": "p", "tests": [{"stdin": "", "stdout": ""}, wrong]})
         for wrong in ({"stdin": "", "stdout": 3}, {"stdin": "", "stdout": "", "tolerance": -1}, 5)
     ],
+    "'prelude' goes with tests of a function": [
+        json.dumps({"prompt": "p", "prelude": "import math", "tests": [{"stdin": "", "stdout": ""}]})
+    ],
     "'test' must be a text": [json.dumps({"prompt": "p", "entry_point": "f", "test": ["assert f(1)"]})],
     "'canonical_solution' must be a text": [
         json.dumps({"prompt": "p", "entry_point": "f", "test": "assert f(1)", "canonical_solution": 1})

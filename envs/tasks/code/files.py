@@ -149,6 +149,8 @@ def _row(line: str) -> dict[str, Any]:
     entry_point = row.get("entry_point", "")
     if not of_program and (not entry_point.isidentifier() or keyword.iskeyword(entry_point)):
         raise TaskError(f"'entry_point' must be the name of a function, not {entry_point!r}")
+    if of_program and row.get("prelude"):
+        raise TaskError("'prelude' goes with tests of a function, not of whole programs")
     if type(row.get("level", 1)) is not int or row.get("level", 1) < 1:
         raise TaskError("'level' must be a whole number from 1")
     if hidden is not None:

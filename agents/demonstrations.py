@@ -17,10 +17,11 @@ from ..core.seeding import derive_seed, generator
 from ..core.trajectories import Episode, Trajectory, Turn
 from ..envs.program_runner import InProcessRunner
 from ..envs.registration import make_env
-from .scripted import EXPERTS, scripted_agent
+from .scripted import default_mix, expert_names, scripted_agent
 from .scripted.experts import TAKES_OVER_AT
 
 Progress = Callable[[int, int], None]
+_NO_EXPERTS = "the environment has no experts: give it some (palaestra.envs.scripts), or leave the stage sft out"
 MAX_TRIES = 50
 """With `success_only`, tries per demonstration."""
 
@@ -30,7 +31,7 @@ def generate_demos(
     n: int,
     seed: int,
     *,
-    mix: Mapping[str, float],
+    mix: Mapping[str, float] | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
     processes: int = 1,
     share: tuple[int, int] = (0, 1),
@@ -43,7 +44,8 @@ def generate_demos(
         env_id: The environment.
         n: How many, over all shares.
         seed: Decides tasks, experts and their slips.
-        mix: Share of each expert, such as `{"careful": 0.2, "hasty": 0.7, "sloppy": 0.1}`; shares are normalised.
+        mix: Share of each expert, such as `{"careful": 0.2, "hasty": 0.7, "sloppy": 0.1}`; shares are normalised. None:
+            the environment's own.
         env_kwargs: Keywords of the environment.
         processes: Worker processes.
         share: `(index, count)`: only every `count`-th demonstration, for data parallelism.
@@ -53,15 +55,33 @@ def generate_demos(
     Raises:
         ConfigError: An expert is unknown, or none succeeds where only successes are wanted.
     """
-    for name in mix:
-        if name not in EXPERTS:
-            raise ConfigError(f"expert {name!r}{did_you_mean(name, EXPERTS)}")
     numbers = range(share[0], n, share[1])
-    maker = (env_id, seed, dict(mix), dict(env_kwargs or {}), success_only)
+    maker = (env_id, seed, _mix(env_id, mix, env_kwargs or {}), dict(env_kwargs or {}), success_only)
     for done, episode in enumerate(_made(maker, numbers, processes), 1):
         yield episode
         if progress and (done % 50 == 0 or done == len(numbers)):
             progress(done, len(numbers))
+
+
+def _mix(env_id: str, mix: Mapping[str, float] | None, env_kwargs: Mapping[str, Any]) -> dict[str, float]:
+    """The shares of experts, all of whom the environment knows."""
+    with make_env(env_id, **env_kwargs) as env:
+        if mix is None:
+            return default_mix(env)
+        check_experts(mix, env)
+    return dict(mix)
+
+
+def check_experts(mix: Mapping[str, float], env: Any) -> None:
+    """Refuses experts that an environment does not have.
+
+    Raises:
+        ConfigError: One line that names the nearest valid name.
+    """
+    known = expert_names(env)
+    for name in mix:
+        if name not in known:
+            raise ConfigError(f"expert {name!r}{did_you_mean(name, known)}" if known else _NO_EXPERTS)
 
 
 def _made(maker: tuple[Any, ...], numbers: range, processes: int) -> Iterator[Episode]:

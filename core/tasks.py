@@ -46,10 +46,17 @@ class Task:
 
 
 class TaskFamily(Protocol):
-    """A generator of tasks."""
+    """A generator of tasks; its name and its levels are ordinary attributes."""
 
-    name: str
-    levels: tuple[int, ...]
+    @property
+    def name(self) -> str:
+        """What task ids begin with."""
+        ...
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Difficulties, from the least."""
+        ...
 
     def generate(self, seed: int, split: Split, level: int) -> Task:
         """Gives the one task of this seed; equal arguments give equal tasks in every process."""

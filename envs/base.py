@@ -25,6 +25,7 @@ from ..core.spaces import Unicode
 from ..core.tasks import SPLITS, Split, Task, TaskFamily, TaskSet, fixed_task_set
 from ..rewards.base import Grade
 from .actions import PARSERS, Call, ParseError, ToolSchema, parse_action
+from .scripts import Scripted
 from .tools import tools_of, usage
 
 OnFailure = Literal["raise", "info"]
@@ -107,7 +108,7 @@ class _EpisodeState:
     log: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
 
 
-class ToolEnv(gym.Env[str, str]):
+class ToolEnv(Scripted, gym.Env[str, str]):
     """Base of all environments; see the module's docstring.
 
     Args:
@@ -191,6 +192,16 @@ class ToolEnv(gym.Env[str, str]):
     def task(self) -> Task:
         """The task of the current episode, its secret part included; agents must not see it."""
         return self._current.task
+
+    @property
+    def has_episode(self) -> bool:
+        """Whether `reset` was called: before, there is no task."""
+        return self._state is not None
+
+    @property
+    def families(self) -> Mapping[str, TaskFamily]:
+        """All task families of this environment, by name."""
+        return self._families
 
     @property
     def turns_left(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from typing import Any
 
@@ -11,6 +12,7 @@ from gymnasium.error import Error as GymnasiumError
 from gymnasium.error import UnregisteredEnv
 
 from ..core.errors import ConfigError, did_you_mean
+from .base import EnvOptions
 from .vector import ToolVectorEnv
 
 IDS: dict[str, str] = {"CodeSandbox-v0": "palaestra.envs.code_sandbox:CodeSandboxEnv"}
@@ -68,7 +70,10 @@ def _type_error_text(env_id: str, kwargs: dict[str, Any], error: TypeError) -> s
     spec = gym.registry.get(env_id.partition(":")[2] or env_id)
     if spec is not None and spec.entry_point is not None:
         creator: Any = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
-        names = list(inspect.signature(creator).parameters)
+        parameters = inspect.signature(creator).parameters.values()
+        names = [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
+        if len(names) < len(parameters):  # **keywords, which go to EnvOptions
+            names += [option.name for option in dataclasses.fields(EnvOptions)]
         for name in kwargs:
             if name not in names and repr(name) in str(error):
                 return f"unknown keyword {name!r}{did_you_mean(name, names)}"

@@ -27,7 +27,8 @@ class EnvConfig:
     """Which environment is trained in, with which keywords."""
 
     id: str = "CodeSandbox-v0"
-    families: tuple[str, ...] = ("compose",)
+    families: tuple[str, ...] = ()
+    """Task families to draw from; empty means the environment's default."""
     levels: tuple[int, ...] = ()
     """Levels to draw from; one that is listed twice is drawn twice as often. Empty: all."""
     train_levels: tuple[int, ...] = ()

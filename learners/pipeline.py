@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..agents.demonstrations import check_experts
 from ..agents.evaluation import EvalOptions, EvalResult, evaluate_policy, summarise, wilson_interval
 from ..agents.llm import LLMPolicy
-from ..agents.scripted import EXPERTS
 from ..agents.store import save_episodes
-from ..core.errors import ConfigError, RunStopped, StorageError, did_you_mean
+from ..core.errors import ConfigError, RunStopped, StorageError
 from ..core.seeding import derive_seed
 from ..core.trajectories import Episode
 from ..envs.registration import make_env
@@ -86,11 +86,11 @@ def _check(recipe: Recipe) -> None:
         PalaestraError: One line that names the key or the nearest valid name.
     """
     for levels in {recipe.env.levels, recipe.env.train_levels or recipe.env.levels}:
-        with make_env(recipe.env.id, **recipe.env.environment(levels)):
-            pass
-    for name in recipe.demos.mix if "sft" in recipe.stages else ():
-        if name not in EXPERTS:
-            raise ConfigError(f"demos.mix: expert {name!r}{did_you_mean(name, EXPERTS)}")
+        with make_env(recipe.env.id, **recipe.env.environment(levels)) as env:
+            try:
+                check_experts(recipe.demos.mix if "sft" in recipe.stages else {}, env)
+            except ConfigError as error:
+                raise ConfigError(f"demos.mix: {error}") from error
     resolve_device(recipe.model.device)
 
 

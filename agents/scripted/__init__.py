@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ...core.errors import ConfigError, did_you_mean
+from ...envs import scripts
+from ...envs.base import ToolEnv
+from ...envs.code_sandbox import CodeSandboxEnv
 from ..base import Agent
 from .bounds import Oracle, null_agents
 from .experts import CodeExpert, Habits, MixedExpert
@@ -35,7 +38,11 @@ def scripted_agent(name: str, family: str, env: Any) -> Agent:
 
     Raises:
         ConfigError: The name is unknown, or no expert knows the family.
+
+    An environment that gives its own agents (`palaestra.envs.scripts`) is asked for them instead.
     """
+    if has_own_agents(env):
+        return scripts.make_agent(name, family, env)
     if name not in NAMES:
         raise ConfigError(f"agent {name!r}{did_you_mean(name, NAMES)}")
     if name == "oracle":
@@ -56,3 +63,42 @@ def scripted_agent(name: str, family: str, env: Any) -> Agent:
 def null_agent_names(family: str) -> tuple[str, ...]:
     """The null agents of a family."""
     return NULL_AGENTS_FOR_INPUTS if family == "trace" else NULL_AGENTS
+
+
+def has_own_agents(env: Any) -> bool:
+    """Whether an environment is played by agents of its own, not by Palaestra's."""
+    plain = getattr(env, "unwrapped", None)
+    if not isinstance(plain, ToolEnv):
+        return False
+    return bool(plain.experts) or scripts.has_oracle(plain) or not isinstance(plain, CodeSandboxEnv)
+
+
+def agent_names(env: Any, family: str) -> tuple[str, ...]:
+    """The names of all agents that can play a family in an environment."""
+    return scripts.agent_names(env, family) if has_own_agents(env) else NAMES
+
+
+def expert_names(env: Any) -> tuple[str, ...]:
+    """The experts who can make demonstrations in an environment."""
+    return tuple(env.unwrapped.experts) if has_own_agents(env) else EXPERTS
+
+
+def default_mix(env: Any) -> dict[str, float]:
+    """Shares of the experts where none are asked for: an environment's own experts come equally often.
+
+    Raises:
+        ConfigError: The environment has no expert.
+    """
+    if not has_own_agents(env):
+        return dict(DEFAULT_MIX)
+    names = expert_names(env)
+    if not names:
+        kind = type(env.unwrapped).__name__
+        raise ConfigError(
+            f"{kind} has no experts: give it some, {kind}.experts = {{'name': a function that yields actions}}"
+        )
+    return dict.fromkeys(names, 1.0)
+
+
+CAST = scripts.Cast(names=agent_names, make=scripted_agent)
+"""Everybody who can play; for `palaestra.envs.self_check`."""

@@ -1,124 +1,140 @@
-"""The contract kit over the shipped families, and over environments that break the contract."""
+"""The contract kit over the shipped families and the example, and over environments that break the contract."""
 
-import random
+from __future__ import annotations
+
+from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
-import numpy as np
 import pytest
 
-from palaestra.core.tasks import Task, task_id_of
-from palaestra.envs.base import EnvOptions, ToolEnv
-from palaestra.envs.self_check import CHECKS, self_check
-from palaestra.envs.tools import tool
-from palaestra.rewards.base import Grade
+from palaestra.agents.scripted import CAST
+from palaestra.core.errors import ConfigError
+from palaestra.envs import self_check
+from palaestra.envs.contract.catalogue import CHECKS
+from palaestra.envs.contract.report import CheckReport, Outcome
+
+WRONG = [
+    ("Plain", "is a tool env that its id makes", "makes a Plain, which is no ToolEnv"),
+    ("DiesAtOnce", "is a tool env that its id makes", "KeyError: 'MARKET_HOME' (in __init__, broken_environments.py"),
+    ("Stubborn", "takes the keywords that all environments share", "max_turns=3 was given, yet options.max_turns is 7"),
+    ("Permissive", "refuses wrong keywords in one line", "no_such_keyword=1 is accepted"),
+    ("Unpicklable", "can be copied and pickled", "copy.deepcopy: TypeError: cannot pickle this"),
+    ("Undocumented", "documents its tools", "tool weigh: argument thing is not described"),
+    ("ClosesOnce", "closes twice", "AssertionError"),
+    ("Dice", "repeats resets of one seed", "something else the next time: observation of reset"),
+    ("Clock", "repeats episodes of one seed", "gave something else: observation of step('nonsense')"),
+    ("Hashing", "repeats episodes in another process", "in another process: observation of step("),
+    ("Memory", "starts each episode afresh", "shows what was done in the one before"),
+    ("Shared", "keeps environments apart", "what is done in one environment shows in another"),
+    ("OneTask", "gives other tasks for other seeds", "20 seeds gave 1 different task"),
+    ("Seeder", "leaves global randomness alone", "changed the state of the module random"),
+    ("NumpySeeder", "leaves global randomness alone", "changed the state of numpy.random"),
+    ("Nameless", "finds tasks by id", "write 'family:split:level:seed'"),
+    ("Leaky", "keeps splits apart", "is the same as 'baskets:train:"),
+    ("Blabber", "keeps secrets", "shows its secret 'prices'"),
+    ("Terse", "tells what it promises in infos", "lacks stop_reason"),
+    ("Early", "decides success at the end", "success is False before the end"),
+    ("Doubletongued", "says the same in messages as in observations", "messages say 'nothing to say'"),
+    ("Arrays", "gives infos that can be stored", "info['scores'] of step('nonsense') holds a ndarray"),
+    ("Aliases", "gives infos away", "came back changed"),
+    ("Fragile", "answers any text", "ZeroDivisionError"),
+    ("NumpyBools", "answers with pythons own types", "it must be bool"),
+    ("Silent", "says what was malformed", "the observation does not say"),
+    ("Truncating", "ends when turns run out", "must terminate, not truncate"),
+    ("Twice", "ends once", "both terminated and truncated"),
+    ("Undead", "refuses steps without an episode", "does not raise ResetNeeded"),
+    ("Denying", "raises failures", "the step was rewarded with 0.0"),
+    ("Swallowing", "raises failures", "did not raise EnvironmentFailure"),
+    ("Forgiving", "masks failures", "a failure was rewarded with 0.0"),
+    ("Optimist", "survives a failing start", "hid that _start failed"),
+    ("NoOracle", "lets the oracle solve every task", "there is no oracle for baskets"),
+    ("Unsolvable", "lets the oracle solve every task", "tasks; on baskets:train:3:"),
+    ("Generous", "gives null agents nothing", "null-calls-thank got reward 0.3"),
+    ("LostExpert", "lets experts play", "expert 'lost' failed on baskets: KeyError: 'no idea' (in lost"),
+    ("Inflation", "keeps rewards in their range", "rewarded with 10; reward_range is [0, 1]"),
+    ("Upside", "pays success better than failure", "a success was rewarded with 1, a failure with 1"),
+    ("SharedCopies", "gives copies that go their own way", "does not go on from where the episode stood"),
+    ("Slow", "resets within a second", "a reset takes 1"),
+]  # fmt: skip
+"""Environment, the check that is about it, and a part of what it says."""
 
 
-class GuessFamily:
-    name = "guess"
-    levels = (1, 2)
-
-    def generate(self, seed: int, split: str, level: int) -> Task:
-        number = random.Random(f"{seed}{split}{level}").randint(1, 10**level)
-        task_id = task_id_of(self.name, split, level, seed)
-        return Task(
-            task_id=task_id, family=self.name, split=split, level=level, prompt=f"Guess 1..{10**level}.",
-            secret={"number": number, "proof": f"the number to find is {number}"},
-        )  # fmt: skip
+@pytest.fixture(autouse=True)
+def _modules(monkeypatch: pytest.MonkeyPatch, repository: Path) -> None:
+    """Makes `own_environment` and `broken_environments` modules that can be imported, here and in other processes."""
+    monkeypatch.syspath_prepend(repository / "examples")
+    monkeypatch.syspath_prepend(Path(__file__).parent)
 
 
-class GuessEnv(ToolEnv):
-    """A whole environment of one's own: the smallest that says higher or lower."""
-
-    def __init__(self, **keywords: Any) -> None:
-        super().__init__(EnvOptions(**keywords), {"guess": GuessFamily()})
-
-    def _start(self, task: Task) -> None:
-        self.best = 0
-
-    @tool
-    def guess(self, number: int) -> str:
-        """Guess the number.
-
-        Args:
-            number: What you think it is.
-        """
-        secret = self.task.secret["number"]
-        if number == secret:
-            self._submit(Grade(reward=1.0, success=True, components={"found": 1.0}))
-            return "found"
-        return "lower" if number > secret else "higher"
+def found(report: CheckReport) -> dict[str, str]:
+    return {result.name: result.finding for result in report.failures}
 
 
-class Forgetful(GuessEnv):
-    """Draws its observations from nowhere."""
-
-    def reset(self, **keywords: Any) -> Any:
-        observation, info = super().reset(**keywords)
-        return observation + str(random.random()), info
-
-
-class NumpyBools(GuessEnv):
-    def step(self, action: str) -> Any:
-        observation, reward, terminated, truncated, info = super().step(action)
-        return observation, reward, np.bool_(terminated), truncated, info
-
-
-class Blabber(GuessEnv):
-    """Tells what is secret."""
-
-    def reset(self, **keywords: Any) -> Any:
-        observation, info = super().reset(**keywords)
-        return observation, {**info, "hint": self.task.secret["proof"]}
-
-
-class Forgiving(GuessEnv):
-    """Rewards what died."""
-
-    def step(self, action: str) -> Any:
-        observation, reward, terminated, truncated, info = super().step(action)
-        return observation, 0.0 if truncated else reward, terminated, truncated, info
-
-
-for kind in (GuessEnv, Forgetful, NumpyBools, Blabber, Forgiving):
-    gym.register(id=f"Test{kind.__name__}-v0", entry_point=kind)
-
-
-def problems(env_id: str, **keywords: Any) -> dict[str, str]:
-    results = self_check(env_id, **keywords)
-    assert len(results) == len(CHECKS)
-    return {result.name: result.problem for result in results if result.problem}
-
-
-@pytest.mark.parametrize("family", ["compose", "repair", "trace"])
-@pytest.mark.parametrize("prompt_style", ["full", "compact"])
+@pytest.mark.parametrize(("family", "prompt_style"), [("compose", "full"), ("repair", "compact"), ("trace", "full")])
 def test_code_sandbox_keeps_the_contract(family: str, prompt_style: str) -> None:
-    assert problems("CodeSandbox-v0", families=[family], prompt_style=prompt_style) == {}
+    report = self_check("CodeSandbox-v0", cast=CAST, check_tasks=10, families=[family], prompt_style=prompt_style)
+    assert found(report) == {}
+    assert [result.number for result in report.results] == list(range(1, len(CHECKS) + 1))
+    assert not [result for result in report.results if result.outcome is Outcome.SKIPPED]
+    assert report.figures[f"oracle ({family})"] == 1.0
 
 
-def test_an_environment_of_ones_own_keeps_the_contract_and_can_be_won() -> None:
-    assert problems("TestGuessEnv-v0") == {}
-    env = GuessEnv(levels=[1])
-    env.reset(seed=1)
-    low, high = 1, 10
-    for _ in range(5):
-        middle = (low + high) // 2
-        answer, reward, terminated, _, info = env.step(f"guess {middle}")
-        if terminated:
-            break
-        low, high = (low, middle - 1) if answer == "lower" else (middle + 1, high)
-    assert (answer, reward, info["success"], info["reward_components"]) == ("found", 1.0, True, {"found": 1.0})
+def test_the_example_keeps_the_contract() -> None:
+    report = self_check("own_environment:Market-v0")
+    assert found(report) == {}
+    skipped = [result.subject for result in report.results if result.outcome is Outcome.SKIPPED]
+    assert skipped == ["forks"]
+    assert report.figures["careful (baskets)"] == 1.0
+    assert report.figures["steps_per_s"] > 0
+
+
+@pytest.mark.parametrize(("kind", "check", "said"), WRONG)
+def test_what_is_wrong_is_found_by_the_check_that_is_about_it(kind: str, check: str, said: str) -> None:
+    report = self_check(f"broken_environments:Broken{kind}-v0", only=[1, check], check_tasks=30)
+    assert not report.ok
+    assert list(found(report)) == [check]
+    result = report.failures[0]
+    assert said in result.finding
+    assert result.fix, "each finding says what to write instead"
+    assert f"found: {result.finding}" in str(report)
+    assert f"write: {result.fix}" in str(report)
+
+
+def test_every_check_of_ours_can_fail() -> None:
+    theirs = {"passes gymnasiums own checker", "has text spaces", "takes steps"}  # Gymnasium's, the spaces', a figure
+    assert {numbered.check.name for numbered in CHECKS} - {check for _, check, _ in WRONG} == theirs
+
+
+def test_what_is_wrong_in_one_way_is_not_found_by_unrelated_checks() -> None:
+    assert list(found(self_check("broken_environments:BrokenUndocumented-v0", check_tasks=4))) == [
+        "documents its tools"
+    ]
+    assert list(found(self_check("broken_environments:BrokenGenerous-v0"))) == ["gives null agents nothing"]
+
+
+def test_nothing_else_is_checked_where_there_is_no_environment() -> None:
+    report = self_check("broken_environments:BrokenPlain-v0")
+    assert {result.outcome for result in report.results[1:]} == {Outcome.SKIPPED}
+    assert report.results[1].finding == "see check 1"
+
+
+def test_another_process_cannot_know_an_id_that_only_this_one_registered() -> None:
+    import broken_environments  # noqa: F401
+
+    report = self_check("BrokenHashing-v0", only=["repeats episodes in another process"])
+    assert report.ok
+    assert "give the id as module:Id-v0" in report.results[0].finding
 
 
 @pytest.mark.parametrize(
-    ("env_id", "check", "said"),
+    ("keywords", "said"),
     [
-        ("TestForgetful-v0", "repeats resets of one seed", "something else the next time"),
-        ("TestForgetful-v0", "tells what it promises in infos", "does not say what the observation says"),
-        ("TestNumpyBools-v0", "takes any text as an action", "must be bool"),
-        ("TestBlabber-v0", "keeps secrets", "shows a part of its secret"),
-        ("TestForgiving-v0", "never rewards a failure of infrastructure", "was rewarded with 0.0"),
+        ({"only": ["determinsm"]}, "did you mean 'determinism'?"),
+        ({"only": [99]}, "a number, 1 to"),
+        ({"max_turnz": 3}, "did you mean 'max_turns'?"),
+        ({"families": ["basket"]}, "did you mean 'baskets'?"),
     ],
 )
-def test_broken_environments_are_found_out(env_id: str, check: str, said: str) -> None:
-    assert said in problems(env_id)[check]
+def test_wrong_input_is_no_finding(keywords: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said.replace("?", r"\?")):
+        self_check("own_environment:Market-v0", **keywords)

@@ -20,8 +20,6 @@ from .episode_progress import episode_progress
 if TYPE_CHECKING:
     from ..core.trajectories import Episode
 
-DEFAULT_EXPERTS = "careful=0.17,hasty=0.68,sloppy=0.15"
-
 
 class DemoFormat(StrEnum):
     """What a line of the output file holds."""
@@ -39,7 +37,13 @@ def demos(
     levels: Annotated[
         str, typer.Option(help="Levels, such as 1,2,2,3; one listed twice is drawn twice as often. (default: all)")
     ] = "",
-    experts: Annotated[str, typer.Option(help="Share of each scripted expert.")] = DEFAULT_EXPERTS,
+    experts: Annotated[
+        str,
+        typer.Option(
+            help="Share of each scripted expert. (default: careful=0.17,hasty=0.68,sloppy=0.15, or equal shares of the "
+            "experts that your environment gives)"
+        ),
+    ] = "",
     success_only: Annotated[
         bool, typer.Option("--success-only", help="Keep only those that passed the hidden tests.")
     ] = False,
@@ -72,7 +76,8 @@ def demos(
     """
     from ..agents.demonstrations import generate_demos
 
-    mix = options.shares(experts, "--experts")
+    env_id = options.environment_id(env_id)
+    mix = options.shares(experts, "--experts") if experts else None
     env_kwargs: dict[str, Any] = {"split": "train", **options.keywords(env or [], "--env")}
     if families:
         env_kwargs["families"] = list(options.names(families))

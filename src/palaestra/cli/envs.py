@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..core.errors import ConfigError
+from . import options
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 _ARGUMENT = re.compile(r"^    (\w+): (.+(?:\n {5,}.+)*)$", re.MULTILINE)
 """An entry of a Google-style `Args:` section; its further lines are indented more deeply."""
+
+_SHARED = ("levels", "split", "max_turns", "max_chars", "parser", "prompt_style", "on_failure", "render_mode")
+"""Keywords of `EnvOptions` that mean the same in every environment."""
 
 
 def envs(
@@ -42,7 +46,7 @@ def envs(
     from ..envs.registration import IDS
 
     console = Console()
-    for name in [env_id] if env_id else IDS:
+    for name in [options.environment_id(env_id)] if env_id else IDS:
         console.print(_table(name))
 
 
@@ -75,7 +79,7 @@ def _describe(env_id: str) -> dict[str, list[tuple[str, str]]]:
         if not isinstance(plain, ToolEnv):
             raise ConfigError(f"{env_id} is a {type(plain).__name__}, not a palaestra.envs.base.ToolEnv")
         tools = [_split_usage(usage(schema)) for schema in plain.tools]
-        families = [(family.name, _family_meaning(family)) for family in plain._families.values()]
+        families = [(family.name, _family_meaning(family)) for family in plain.families.values()]
         return {"tools": tools, "families": families, "keywords": _keywords(type(plain))}
 
 
@@ -86,18 +90,37 @@ def _split_usage(line: str) -> tuple[str, str]:
 
 def _family_meaning(family: TaskFamily) -> str:
     levels = f"levels {family.levels[0]} to {family.levels[-1]}"
-    module = sys.modules.get(type(family).__module__)
-    about = (inspect.getdoc(module) or "").partition("\n\n")[0].partition(": ")[2]
+    kind = type(family)
+    if kind.__module__.startswith("palaestra."):  # ours: a module each, whose docstring names it
+        about = (inspect.getdoc(sys.modules.get(kind.__module__)) or "").partition("\n\n")[0].partition(": ")[2]
+    else:
+        about = (inspect.getdoc(kind) or "").partition("\n\n")[0]
     return f"{levels}: {' '.join(about.split())}" if about else levels
 
 
 def _keywords(env_class: type) -> list[tuple[str, str]]:
-    """Names and meanings from the class's docstring, defaults from its constructor."""
-    found = _ARGUMENT.findall(inspect.getdoc(env_class) or "")
-    said = {name: " ".join(meaning.split()) for name, meaning in found}
-    parameters = inspect.signature(env_class).parameters.values()
+    """Names and meanings from the class's docstring, defaults from its constructor.
+
+    A constructor that passes `**keywords` on to `EnvOptions` has the shared ones, which mean the same everywhere.
+    """
+    from ..envs.base import EnvOptions
+    from ..envs.code_sandbox import CodeSandboxEnv
+
+    said = _said(env_class)
+    parameters = list(inspect.signature(env_class).parameters.values())
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        shared = _said(CodeSandboxEnv)
+        said = {name: shared[name] for name in _SHARED} | said
+        own = {parameter.name for parameter in parameters}
+        parameters += [one for one in inspect.signature(EnvOptions).parameters.values() if one.name not in own]
     return [
         (f"{parameter.name}={parameter.default!r}", said.get(parameter.name, ""))
         for parameter in parameters
         if parameter.default is not parameter.empty
     ]
+
+
+def _said(env_class: type) -> dict[str, str]:
+    """What a class's docstring says about its arguments."""
+    found = _ARGUMENT.findall(inspect.getdoc(env_class) or "")
+    return {name: " ".join(meaning.split()) for name, meaning in found}

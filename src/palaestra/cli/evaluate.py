@@ -26,7 +26,8 @@ def evaluate(
         str,
         typer.Option(
             help="A scripted agent: careful, hasty or sloppy (experts), mixed, oracle (sees the answer), or one that "
-            "must fail: null-empty, null-text, null-constant, null-identity, null-visible, null-test-reader."
+            "must fail: null-empty, null-text, null-constant, null-identity, null-visible, null-test-reader. "
+            "An environment of your own has the agents that it gives; a wrong name lists them."
         ),
     ] = "",
     n: Annotated[int, typer.Option("-n", "--number", min=1, help="Tasks, one episode each.")] = 400,
@@ -74,7 +75,7 @@ def evaluate(
         raise ConfigError(f"--split={split}{did_you_mean(split, SPLITS)}")
     if model:
         _refuse_a_run_folder(model)
-    settings = run_settings(model, env_id)
+    settings = run_settings(model, options.environment_id(env_id))
     limits = {"max_turn_tokens": max_turn_tokens, "max_context_tokens": max_context_tokens}
     chosen = EvalOptions(
         n=n,

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from . import demos, doctor, envs, evaluate, report, train
+from . import check, demos, doctor, envs, evaluate, report, train
 from .errors import DEBUG_OPTION, ErrorReportingGroup
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
     epilog="Start here: `palaestra train quickstart` trains a small coding agent in minutes.",
 )
 app.command("envs")(envs.envs)
+app.command("check")(check.check)
 app.command("demos")(demos.demos)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
@@ -54,7 +55,7 @@ def palaestra(
 def main() -> None:
     """Runs the command line and exits with its status.
 
-    0 done, 2 wrong input or a failure, 130 interrupted, 1 the reader of the output went away, or `doctor` found that
-    code cannot be isolated.
+    0 done, 2 wrong input or a failure, 130 interrupted, 1 the reader of the output went away, `doctor` found that code
+    cannot be isolated, or `check` found something.
     """
     app(prog_name="palaestra")

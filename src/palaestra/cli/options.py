@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import sys
 import tomllib
 from collections.abc import Sequence
 from typing import Any
 
 from ..core.errors import ConfigError
+
+
+def environment_id(text: str) -> str:
+    """The id as it stands; a module of `module:Id-v0` that is not installed is looked for in the current folder.
+
+    The folder goes to the end of the path, and only when such a module was asked for: nothing in it hides what is
+    installed.
+    """
+    module, colon, _ = text.partition(":")
+    if colon and not _is_found(module) and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    return text
+
+
+def _is_found(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def names(text: str | None) -> tuple[str, ...]:

@@ -55,8 +55,10 @@ def train(
         return
 
     from ..learners.pipeline import run
+    from .options import environment_id
     from .summary_view import print_summary
 
+    environment_id(resolved.env.id)
     summary = run(resolved, resume)
     print_summary(summary, Path(resolved.run))
     if resolved.report:

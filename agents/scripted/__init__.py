@@ -75,7 +75,12 @@ def has_own_agents(env: Any) -> bool:
 
 def agent_names(env: Any, family: str) -> tuple[str, ...]:
     """The names of all agents that can play a family in an environment."""
-    return scripts.agent_names(env, family) if has_own_agents(env) else NAMES
+    if has_own_agents(env):
+        return scripts.agent_names(env, family)
+    plain = env.unwrapped
+    answered = not plain.has_episode or plain.task.secret.get("reference")  # a user's task may come without a solution
+    experts = (*EXPERTS, "mixed") if family in FAMILIES else ()
+    return (*experts, *(("oracle",) if answered else ()), *NULL_AGENTS)
 
 
 def expert_names(env: Any) -> tuple[str, ...]:

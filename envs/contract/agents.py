@@ -15,9 +15,9 @@ _SHARE = "Reward the result alone, and make answers that are always the same wro
 )
 def _lets_the_oracle_solve_every_task(bench: Bench) -> None:
     missing = [family for family in bench.families() if "oracle" not in bench.agents(family)]
-    expect(
-        not missing, f"there is no oracle for {', '.join(missing) or 'the tasks'}: nobody knows if tasks can be solved"
-    )
+    whose = ", ".join(missing) or "the tasks"
+    fix = 'Give each line of the task file a solution ("reference").' if missing == [""] else ""
+    expect(not missing, f"there is no oracle for {whose}: nobody knows whether they can be solved", fix)
     for family in bench.families():
         try:
             played = bench.played("oracle", family)

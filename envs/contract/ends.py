@@ -6,6 +6,8 @@ import gymnasium as gym
 
 from .bench import SEED, Bench, Broken, check, expect, plain, play, shown
 
+_NO_STEP_LIMIT = "Leave max_episode_steps out of gymnasium.register: max_turns is the budget, and belongs to the task."
+
 
 @check(
     "Leave the turn budget to ToolEnv (max_turns); grade what stands in _grade(), and do not set truncated yourself."
@@ -24,6 +26,9 @@ def _ends_when_turns_run_out(bench: Bench) -> None:
 
 @check("End an episode with self._submit(grade) alone; ToolEnv says terminated then, once.")
 def _ends_once(bench: Bench) -> None:
+    with bench.make() as env:
+        limit = env.spec.max_episode_steps if env.spec else None
+        expect(limit is None, f"max_episode_steps={limit} truncates it", _NO_STEP_LIMIT)
     for actions in bench.scripts():
         with bench.make() as env:
             budget = plain(env).options.max_turns

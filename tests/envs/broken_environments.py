@@ -267,6 +267,12 @@ class Twice(MarketEnv):
         return observation, reward, terminated, terminated, info
 
 
+class Limited(MarketEnv):
+    """Is registered with a limit of Gymnasium's, which truncates."""
+
+    max_episode_steps = 3
+
+
 class Undead(MarketEnv):
     """Goes on after its end."""
 
@@ -393,4 +399,6 @@ class Swallowing(MarketEnv):
 
 for kind in [one for one in list(globals().values()) if isinstance(one, type) and issubclass(one, gym.Env)]:
     if kind.__module__ == __name__:
-        gym.register(id=f"Broken{kind.__name__}-v0", entry_point=kind)
+        gym.register(
+            id=f"Broken{kind.__name__}-v0", entry_point=kind, max_episode_steps=getattr(kind, "max_episode_steps", None)
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ WRONG = [
     ("Silent", "says what was malformed", "the observation does not say"),
     ("Truncating", "ends when turns run out", "must terminate, not truncate"),
     ("Twice", "ends once", "both terminated and truncated"),
+    ("Limited", "ends once", "max_episode_steps=3 truncates it"),
     ("Undead", "refuses steps without an episode", "does not raise ResetNeeded"),
     ("Denying", "raises failures", "the step was rewarded with 0.0"),
     ("Swallowing", "raises failures", "did not raise EnvironmentFailure"),
@@ -124,6 +126,21 @@ def test_another_process_cannot_know_an_id_that_only_this_one_registered() -> No
     report = self_check("BrokenHashing-v0", only=["repeats episodes in another process"])
     assert report.ok
     assert "give the id as module:Id-v0" in report.results[0].finding
+
+
+def test_a_task_file_is_checked_as_far_as_it_goes(tmp_path: Path) -> None:
+    def checked(**more: str) -> CheckReport:
+        row = {"prompt": "Double x.", "entry_point": "f", "tests": [{"args": [2], "expected": 4}], **more}
+        (tmp_path / "tasks.jsonl").write_text(json.dumps(row) + "\n")
+        keywords = {"tasks": str(tmp_path / "tasks.jsonl")}
+        return self_check("CodeSandbox-v0", only=["tasks", "agents"], cast=CAST, check_tasks=2, **keywords)
+
+    report = checked()
+    assert found(report) == {
+        "lets the oracle solve every task": "there is no oracle for the tasks: nobody knows whether they can be solved"
+    }
+    assert report.failures[0].fix == 'Give each line of the task file a solution ("reference").'
+    assert found(checked(reference="def f(x):\n    return 2 * x")) == {}
 
 
 @pytest.mark.parametrize(

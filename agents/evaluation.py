@@ -1,33 +1,34 @@
 """Success of an agent on seeded tasks, with a 95 % interval; failures of infrastructure are counted apart.
 
-It decides nothing about learning: it collects one episode per task and counts. Tasks cycle through families and levels,
-so that every level has its exact share of the mix.
+It decides nothing about learning: it collects one episode per task (or several, its samples) and counts. Tasks cycle
+through families and levels, so that every level has its exact share of the mix.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.errors import ConfigError, EnvironmentFailure
-from ..core.messages import Message
+from ..core.errors import ConfigError, TaskError
 from ..core.seeding import derive_seed
 from ..core.tasks import Split, TaskSet, task_id_of
-from ..core.trajectories import Episode, Sampling, Trajectory, Turn
+from ..core.trajectories import Episode, Sampling
 from ..envs.registration import make_env, make_vector_env
-from .base import Agent
+from .evaluation_journal import Attempt, Journal
+from .pass_rates import Rate, TaskCount, mean_pass_at_k, mean_pass_hat_k, success_rate
 from .scripted import scripted_agent
+from .single_episode import run_episode
 
 if TYPE_CHECKING:
     from .llm import LLMPolicy
 
 Progress = Callable[[int, int], None]
-NORMAL_975 = 1.959963984540054
-"""The 97.5 % quantile of the standard normal distribution."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +36,9 @@ class EvalOptions:
     """What to evaluate on, and how actions are sampled."""
 
     n: int = 400
-    """Number of tasks, one episode each."""
+    """Number of tasks; a task file that has fewer is used whole."""
+    samples: int = 1
+    """Episodes per task."""
     seed: int = 0
     split: Split = "heldout"
     families: tuple[str, ...] = ()
@@ -50,11 +53,25 @@ class EvalOptions:
     env_kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
-        for name in ("n", "num_envs", "max_turn_tokens", "max_context_tokens"):
+        for name in ("n", "samples", "num_envs", "max_turn_tokens", "max_context_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)}: must be at least 1")
         if self.temperature < 0:
             raise ConfigError(f"temperature={self.temperature}: must be at least 0 (0 is greedy)")
+
+    def tasks_sha256(self) -> str | None:
+        """The SHA-256 of the task file (`tasks` of the environment), where there is one.
+
+        Raises:
+            TaskError: The file cannot be read.
+        """
+        tasks = self.env_kwargs.get("tasks")
+        if tasks is None:
+            return None
+        try:
+            return hashlib.sha256(Path(tasks).read_bytes()).hexdigest()
+        except OSError as error:
+            raise TaskError(f"cannot read tasks {tasks}: {error.strerror}") from error
 
     def environment(self) -> dict[str, Any]:
         """Keywords for the environments of this evaluation."""
@@ -80,6 +97,7 @@ class EvalResult:
 
     success: float
     interval_low: float
+    """The 95 % interval counts tasks, not episodes, as what was sampled; see `pass_rates.success_rate`."""
     interval_high: float
     n: int
     mean_turns: float
@@ -88,63 +106,103 @@ class EvalResult:
     """Share of turns whose text was no valid action."""
     by_level: Mapping[str, tuple[float, int]]
     """`"family/level"` -> (success, episodes)."""
+    level_intervals: Mapping[str, tuple[float, float]]
+    """`"family/level"` -> the 95 % interval of its success."""
+    tasks: int
+    """Tasks with at least one scored episode."""
+    pass_at_k: Mapping[int, Rate]
+    """k -> the chance that at least one of k attempts at a task succeeds."""
+    pass_hat_k: Mapping[int, Rate]
+    """k -> the chance that all of k attempts at a task succeed."""
     stop_reasons: Mapping[str, int]
     episodes: Sequence[Episode]
 
     def to_json(self) -> dict[str, Any]:
         """The figures as JSON data, without the episodes."""
+        by_level = {
+            name: {"success": success, "interval_95": list(self.level_intervals[name]), "n": n}
+            for name, (success, n) in self.by_level.items()
+        }
         return {
             "success": self.success,
             "interval_95": [self.interval_low, self.interval_high],
             "n": self.n,
+            "tasks": self.tasks,
+            "pass_at_k": {str(k): _rate_to_json(rate) for k, rate in self.pass_at_k.items()},
+            "pass_hat_k": {str(k): _rate_to_json(rate) for k, rate in self.pass_hat_k.items()},
             "mean_turns": self.mean_turns,
             "failures": self.failures,
             "parse_error_rate": self.parse_error_rate,
-            "by_level": {name: {"success": success, "n": n} for name, (success, n) in self.by_level.items()},
+            "by_level": by_level,
             "stop_reasons": dict(self.stop_reasons),
         }
 
 
-def wilson_interval(successes: int, n: int) -> tuple[float, float]:
-    """The 95 % score interval of a proportion (Wilson 1927); (0, 1) when nothing was counted."""
-    if n == 0:
-        return 0.0, 1.0
-    z2 = NORMAL_975**2
-    share = successes / n
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = NORMAL_975 * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
+def _rate_to_json(rate: Rate) -> dict[str, Any]:
+    return {"value": rate.value, "interval_95": [rate.low, rate.high], "tasks": rate.tasks}
 
 
-def summarise(episodes: Sequence[Episode]) -> EvalResult:
-    """Counts successes, turns, parse errors and failures."""
+def task_counts(episodes: Iterable[Episode]) -> dict[str, TaskCount]:
+    """Successes and scored episodes of each task, by its id; tasks that were never scored are not there."""
+    wins: dict[str, list[bool]] = {}
+    for episode in episodes:
+        if not episode.failed:
+            wins.setdefault(episode.task_id, []).append(bool(episode.success))
+    return {task_id: TaskCount(sum(outcomes), len(outcomes)) for task_id, outcomes in wins.items()}
+
+
+def summarise(episodes: Sequence[Episode], ks: Sequence[int] = ()) -> EvalResult:
+    """Counts successes, turns, parse errors and failures, and estimates pass@k and pass^k for each of `ks`."""
     scored = [episode for episode in episodes if not episode.failed]
-    wins = sum(bool(episode.success) for episode in scored)
-    low, high = wilson_interval(wins, len(scored))
+    counts = list(task_counts(scored).values())
+    rate = success_rate(counts)
     turns = [turn for episode in scored for trajectory in episode.trajectories for turn in trajectory.turns]
-    groups: dict[str, list[bool]] = {}
+    groups: dict[str, list[Episode]] = {}
     reasons: dict[str, int] = {}
     for episode in scored:
-        groups.setdefault(f"{episode.family}/{episode.level}", []).append(bool(episode.success))
+        groups.setdefault(f"{episode.family}/{episode.level}", []).append(episode)
         reasons[episode.stop_reason] = reasons.get(episode.stop_reason, 0) + 1
+    levels = {name: success_rate(task_counts(group).values()) for name, group in sorted(groups.items())}
     return EvalResult(
-        success=wins / max(1, len(scored)),
-        interval_low=low,
-        interval_high=high,
+        success=sum(bool(episode.success) for episode in scored) / max(1, len(scored)),
+        interval_low=rate.low,
+        interval_high=rate.high,
         n=len(scored),
         mean_turns=len(turns) / max(1, len(scored)),
         failures=len(episodes) - len(scored),
         parse_error_rate=sum(turn.parse_error is not None for turn in turns) / max(1, len(turns)),
-        by_level={name: (sum(wins) / len(wins), len(wins)) for name, wins in sorted(groups.items())},
+        by_level={
+            name: (sum(bool(episode.success) for episode in groups[name]) / len(groups[name]), len(groups[name]))
+            for name in levels
+        },
+        level_intervals={name: (level.low, level.high) for name, level in levels.items()},
+        tasks=len(counts),
+        pass_at_k={k: mean_pass_at_k(counts, k) for k in ks},
+        pass_hat_k={k: mean_pass_hat_k(counts, k) for k in ks},
         stop_reasons=reasons,
         episodes=list(episodes),
     )
 
 
+def evaluation_attempts(env_id: str, options: EvalOptions) -> list[Attempt]:
+    """The episodes of an evaluation, task by task; more tasks or samples only add to them."""
+    with make_env(env_id, **options.environment()) as env:
+        ids = evaluation_task_ids(env.unwrapped.task_set, options.n, options.seed)
+    return [
+        Attempt(task_id=task_id, seed=_attempt_seed(options.seed, i, replica), group=i, replica=replica)
+        for i, task_id in enumerate(ids)
+        for replica in range(options.samples)
+    ]
+
+
+def _attempt_seed(seed: int, task: int, replica: int) -> int:
+    return derive_seed(seed, "episode", task, *([replica] if replica else []))
+
+
 def evaluation_task_ids(task_set: TaskSet, n: int, seed: int) -> list[str]:
-    """Ids of `n` tasks; families and levels take turns, so that their shares are exact."""
+    """Ids of `n` tasks; families and levels take turns, so that their shares are exact. A list is not repeated."""
     if task_set.fixed:
-        return [task.task_id for task in task_set.tasks(n)]
+        return [task.task_id for task in task_set.tasks(min(n, len(task_set.fixed)))]
     mix = [(family, level) for family in task_set.families for level in task_set.levels or family.levels]
     ids: list[str] = []
     for i in range(n):
@@ -161,43 +219,58 @@ def evaluate_policy(
     *,
     share: tuple[int, int] = (0, 1),
     on_progress: Progress | None = None,
+    journal: Journal | None = None,
 ) -> list[Episode]:
-    """Collects one episode per task with a language model and gives them in task order.
+    """Collects the episodes of an evaluation with a language model and gives them in task order.
 
     Args:
         policy: The model to evaluate; at temperature 1 its episodes carry log-probabilities.
         env_id: Any id that `gym.make` or `module:Id-v0` knows.
         options: Tasks and sampling.
-        share: `(index, count)`: collect only every `count`-th task, for data parallelism.
+        share: `(index, count)`: collect only every `count`-th episode, for data parallelism.
         on_progress: Called with (episodes done, episodes in all).
+        journal: Episodes that are there already, and where new ones are kept as they end.
     """
     from .rollout import EpisodeSpec, collect
 
     index, count = share
-    with make_env(env_id, **options.environment()) as probe:
-        ids = evaluation_task_ids(probe.unwrapped.task_set, options.n, options.seed)
-    specs = [
-        EpisodeSpec(task_id=task_id, seed=derive_seed(options.seed, "episode", i), replica=0, group=i)
-        for i, task_id in enumerate(ids)
-    ][index::count]
-    envs = make_vector_env(
-        env_id, min(options.num_envs, max(1, len(specs))), workers=0, on_failure="info", **options.environment()
-    )
-    try:
-        return collect(
-            policy,
-            envs,
-            specs,
-            sampling=options.sampling(),
-            seed_parts=(options.seed, "evaluation"),
-            on_progress=on_progress,
+    attempts = evaluation_attempts(env_id, options)[index::count]
+    journal = journal or Journal()
+    todo = [attempt for attempt in attempts if attempt.key not in journal.done]
+    if todo:
+        envs = make_vector_env(
+            env_id, min(options.num_envs, len(todo)), workers=0, on_failure="info", **options.environment()
         )
-    finally:
-        envs.close()
+        try:
+            collect(
+                policy,
+                envs,
+                [EpisodeSpec(task_id=a.task_id, seed=a.seed, replica=a.replica, group=a.group) for a in todo],
+                sampling=options.sampling(),
+                seed_parts=(options.seed, "evaluation"),
+                on_progress=_after(len(attempts) - len(todo), on_progress),
+                on_episode=journal.add,
+            )
+        finally:
+            envs.close()
+    return [journal.done[attempt.key] for attempt in attempts]
 
 
-def evaluate_model(model: str, env_id: str, options: EvalOptions, on_progress: Progress | None = None) -> EvalResult:
-    """Loads a transformers folder or hub id and evaluates it.
+def _after(before: int, on_progress: Progress | None) -> Progress | None:
+    """Counts episodes that were there before as done."""
+    return on_progress and (lambda done, total: on_progress(before + done, before + total))
+
+
+def evaluate_model(
+    model: str,
+    env_id: str,
+    options: EvalOptions,
+    on_progress: Progress | None = None,
+    *,
+    ks: Sequence[int] = (),
+    journal: Journal | None = None,
+) -> EvalResult:
+    """Loads a transformers folder or hub id and evaluates it; see `evaluate_policy` and `summarise`.
 
     Raises:
         ModelError: The model cannot be loaded.
@@ -205,70 +278,37 @@ def evaluate_model(model: str, env_id: str, options: EvalOptions, on_progress: P
     from .llm import LLMPolicy
 
     policy = LLMPolicy.load(model)
-    return summarise(evaluate_policy(policy, env_id, options, on_progress=on_progress))
+    return summarise(evaluate_policy(policy, env_id, options, on_progress=on_progress, journal=journal), ks)
 
 
 def evaluate_scripted(
-    agent_name: str, env_id: str, options: EvalOptions, on_progress: Progress | None = None
+    agent_name: str,
+    env_id: str,
+    options: EvalOptions,
+    on_progress: Progress | None = None,
+    *,
+    ks: Sequence[int] = (),
+    journal: Journal | None = None,
 ) -> EvalResult:
     """Evaluates a scripted agent (an expert, the oracle, a null agent) by its name."""
-    episodes: list[Episode] = []
+    attempts = evaluation_attempts(env_id, options)
+    journal = journal or Journal()
+    todo = [attempt for attempt in attempts if attempt.key not in journal.done]
     with make_env(env_id, on_failure="raise", **options.environment()) as env:
-        ids = evaluation_task_ids(env.unwrapped.task_set, options.n, options.seed)
-        for i, task_id in enumerate(ids):
-            seed = derive_seed(options.seed, "episode", i) % 2**31
-            episodes.append(run_scripted_episode(env, agent_name, task_id, seed))
-            if on_progress:
-                on_progress(i + 1, options.n)
-    return summarise(episodes)
-
-
-def run_scripted_episode(env: Any, agent_name: str, task_id: str, seed: int) -> Episode:
-    """Runs one episode of a scripted agent; a failure of infrastructure is data, not a crash."""
-    turns: list[Turn] = []
-    reward, success, reason = math.nan, None, "failed"
-    failure: dict[str, Any] | None = None
-    components: Mapping[str, float] = {}
-    terminated = truncated = False
-    try:
-        observation, info = env.reset(seed=seed, options={"task_id": task_id})
-        agent: Agent = scripted_agent(agent_name, info["family"], env)
-        agent.reset(observation, info, seed)
-        total = 0.0
-        while not (terminated or truncated):
-            messages: tuple[Message, ...] = tuple(info["messages"])
-            action = agent.act(observation, info)
-            observation, step_reward, terminated, truncated, info = env.step(action)
-            total += step_reward
-            turns.append(
-                Turn(
-                    action=action,
-                    observation=observation,
-                    messages=messages,
-                    reward=step_reward,
-                    parse_error=info["parse_error"],
+        for done, attempt in enumerate(todo, len(attempts) - len(todo) + 1):
+            journal.add(
+                run_episode(
+                    env,
+                    lambda info: scripted_agent(agent_name, info["family"], env),
+                    attempt.task_id,
+                    attempt.seed % 2**31,
+                    name=agent_name,
+                    info={"group": attempt.group, "replica": attempt.replica},
                 )
             )
-        reward, success, reason = total, bool(info["success"]), info["stop_reason"]
-        components = info["reward_components"]
-    except EnvironmentFailure as error:
-        failure = {"kind": error.kind, "message": error.message, "retryable": error.retryable}
-        truncated = True
-    task = env.unwrapped.task
-    return Episode(
-        task_id=task_id,
-        family=task.family,
-        level=task.level,
-        seed=seed,
-        trajectories=(Trajectory(segments=(), turns=tuple(turns), agent=agent_name),),
-        reward=reward,
-        success=success,
-        stop_reason=reason,
-        terminated=terminated,
-        truncated=truncated,
-        reward_components=components,
-        failure=failure,
-    )
+            if on_progress:
+                on_progress(done, len(attempts))
+    return summarise([journal.done[attempt.key] for attempt in attempts], ks)
 
 
 def mean_sequence_kl(kl_per_episode: Sequence[float]) -> float:

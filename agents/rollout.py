@@ -51,6 +51,7 @@ def collect(
     seed_parts: tuple[int | str, ...],
     schedule: Schedule = "refill",
     on_progress: Progress | None = None,
+    on_episode: Callable[[Episode], None] | None = None,
     telemetry: CollectorTelemetry | None = None,
 ) -> list[Episode]:
     """Runs one episode per spec and gives them in the order of the specs.
@@ -63,9 +64,11 @@ def collect(
         seed_parts: What makes this collection's randomness its own, such as `(run_seed, "rollout", step)`.
         schedule: `"fixed"` for bit-exact reruns, `"refill"` for speed.
         on_progress: Called with (episodes done, episodes in all).
+        on_episode: Called with each episode as soon as it has ended.
         telemetry: Counters to add to.
     """
-    return Collector(policy, vector_env, sampling, seed_parts, schedule, telemetry).run(specs, on_progress)
+    collector = Collector(policy, vector_env, sampling, seed_parts, schedule, telemetry)
+    return collector.run(specs, on_progress, on_episode)
 
 
 class Collector:
@@ -99,9 +102,16 @@ class Collector:
         self._requested = 0
         """Requests to the engine that are not completed yet."""
         self._episodes: dict[int, Episode] = {}
+        self._on_episode: Callable[[Episode], None] | None = None
 
-    def run(self, specs: Sequence[EpisodeSpec], on_progress: Progress | None = None) -> list[Episode]:
+    def run(
+        self,
+        specs: Sequence[EpisodeSpec],
+        on_progress: Progress | None = None,
+        on_episode: Callable[[Episode], None] | None = None,
+    ) -> list[Episode]:
         """Collects one episode per spec."""
+        self._on_episode = on_episode
         self._engine.update_weights(self._policy.version)
         before = (self._engine.stats.sampled_tokens, self._engine.stats.prefilled_tokens)
         todo = list(range(len(specs)))[::-1]
@@ -223,6 +233,8 @@ class Collector:
     def _finish(self, slot: int, record: Episode) -> None:
         self._forget(self._running.pop(slot))
         self._episodes[self._index_of.pop(slot)] = record
+        if self._on_episode:
+            self._on_episode(record)
 
     def _forget(self, episode: EpisodeBuilder) -> None:
         if self._slot_of.pop(episode.key, None) is not None:

@@ -7,7 +7,8 @@ damage is an error that names the line.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -27,13 +28,16 @@ class RecordWriter:
         path: The file; its folder is made when it is missing.
         kind: What the records are, such as `"episodes"`.
         append: Continue an existing file of the same kind; half a line at its end is dropped first.
+        about: JSON data about the whole file, kept in the header of a new one; see `read_about`.
 
     Raises:
         StorageError: The file cannot be created or written (no permission, full disk).
         RecordError: The file to continue is of another kind or schema version.
     """
 
-    def __init__(self, path: str | Path, kind: str, append: bool = False) -> None:
+    def __init__(
+        self, path: str | Path, kind: str, append: bool = False, about: Mapping[str, Any] | None = None
+    ) -> None:
         self.path, self.kind = Path(path), kind
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +54,8 @@ class RecordWriter:
             raise self._cannot_write(error) from error
         if fresh:
             try:
-                self.write({"schema": f"palaestra.{kind}", "version": VERSION})
+                header = {"schema": f"palaestra.{kind}", "version": VERSION}
+                self.write(header if about is None else {**header, "about": dict(about)})
             except StorageError:
                 self.close()
                 raise
@@ -86,10 +91,12 @@ def _encode(record: Mapping[str, Any]) -> bytes:
         return json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
 
-def write_records(path: str | Path, kind: str, records: Iterable[Mapping[str, Any]]) -> int:
+def write_records(
+    path: str | Path, kind: str, records: Iterable[Mapping[str, Any]], about: Mapping[str, Any] | None = None
+) -> int:
     """Writes a whole file and gives the number of records."""
     count = 0
-    with RecordWriter(path, kind) as writer:
+    with RecordWriter(path, kind, about=about) as writer:
         for record in records:
             writer.write(record)
             count += 1
@@ -102,7 +109,24 @@ def read_records(path: str | Path, kind: str) -> Iterator[Record]:
     Raises:
         RecordError: The file is missing, of another kind or version, or damaged; the message names the line.
     """
-    path = Path(path)
+    for number, record in enumerate(_header_and_records(Path(path), kind)):
+        if number:
+            yield record
+
+
+def read_about(path: str | Path, kind: str) -> Record | None:
+    """What the writer of a file noted about it as a whole; None where it noted nothing, or the file is still empty.
+
+    Raises:
+        RecordError: The file is missing, damaged in its first line, or of another kind or version.
+    """
+    with closing(_header_and_records(Path(path), kind)) as lines:
+        header = next(lines, None)
+    about: Any = header and header.get("about")
+    return cast(Record, about) if isinstance(about, dict) else None
+
+
+def _header_and_records(path: Path, kind: str) -> Generator[Record, None, None]:
     try:
         file = path.open("rb")
     except OSError as error:
@@ -120,8 +144,7 @@ def read_records(path: str | Path, kind: str) -> Iterator[Record]:
             record = cast(Record, data)
             if number == 1:
                 _check_header(path, kind, record)
-            else:
-                yield record
+            yield record
 
 
 def _check_header(path: Path, kind: str, header: Record) -> None:

@@ -17,8 +17,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..agents.demonstrations import check_experts
-from ..agents.evaluation import EvalOptions, EvalResult, evaluate_policy, summarise, wilson_interval
+from ..agents.evaluation import EvalOptions, EvalResult, evaluate_policy, summarise
 from ..agents.llm import LLMPolicy
+from ..agents.pass_rates import wilson_interval
 from ..agents.store import save_episodes
 from ..core.errors import ConfigError, RunStopped, StorageError
 from ..core.seeding import derive_seed

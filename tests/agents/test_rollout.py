@@ -11,6 +11,8 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from palaestra.agents.evaluation import EvalOptions, evaluate_policy
+from palaestra.agents.evaluation_journal import Journal, attempt_key
 from palaestra.agents.llm import LLMPolicy
 from palaestra.agents.rollout import CollectorTelemetry, EpisodeSpec, collect
 from palaestra.core.errors import ConfigError
@@ -399,3 +401,41 @@ def test_a_rewritten_history_starts_a_segment(tokenizer: PreTrainedTokenizerFast
         for turn in trajectory.turns:
             assert trajectory.segments[turn.segment].action_mask_T[turn.start : turn.stop].all()
         assert "</think>" not in str(reader.decode(trajectory.segments[2].token_ids_T.tolist()))
+
+
+# --------------------------------------------------------------------------------------------------------- evaluation
+def test_each_episode_is_handed_over_when_it_ends(policy: LLMPolicy) -> None:
+    ended: list[Episode] = []
+    done_then: list[int] = []
+    episodes = run(
+        policy,
+        vector(3),
+        specs(),
+        on_episode=ended.append,
+        on_progress=lambda done, total: done_then.append(len(ended) - done),
+    )
+    assert {id(episode) for episode in ended} == {id(episode) for episode in episodes}
+    assert len(ended) == len(episodes)
+    assert set(done_then) == {0}
+
+
+def test_an_evaluation_of_a_model_runs_what_its_journal_lacks(policy: LLMPolicy) -> None:
+    compact = {"prompt_style": "compact", "max_turns": 2}
+    options = EvalOptions(n=3, samples=2, levels=(1,), num_envs=4, max_turn_tokens=8, env_kwargs=compact)
+    whole = evaluate_policy(policy, "CodeSandbox-v0", options)
+    assert [attempt_key(episode) for episode in whole] == [(i, j) for i in range(3) for j in range(2)]
+    actions = [tuple(turn.action for turn in episode.trajectories[0].turns) for episode in whole]
+    assert actions[0] != actions[1], "attempts at one task are sampled apart"
+    journal, ticks = Journal(), []
+    for episode in whole[:5]:
+        journal.add(episode)
+    again = evaluate_policy(
+        policy,
+        "CodeSandbox-v0",
+        options,
+        journal=journal,
+        on_progress=lambda done, total: ticks.append((done, total)),
+    )
+    assert ticks == [(6, 6)]
+    assert all(kept is episode for kept, episode in zip(again[:5], whole[:5], strict=True))
+    assert tuple(turn.action for turn in again[5].trajectories[0].turns) == actions[5]

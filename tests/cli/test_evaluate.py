@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,10 @@ def test_a_scripted_agent_is_measured(palaestra: Any, tmp_path: Path) -> None:
         (["--agent", "careful", "--levels", "two"], "--levels=two"),
         (["--agent", "careful", "--temperature", "-1"], "temperature=-1.0: must be at least 0"),
         (["--model", "/no/such/folder"], "no model folder /no/such/folder"),
+        (["--agent", "careful", "--k", "1,2"], "--k=2: must be in 1..1; --samples=2 or more would allow it"),
+        (["--agent", "careful", "--samples", "3", "--k", "0"], "--k=0: must be in 1..3"),
+        (["--agent", "careful", "--k", "ten"], "--k=ten: write whole numbers with commas, such as 1,10"),
+        (["--agent", "careful", "--resume"], "--resume continues an episodes file: name it with --save"),
     ],
 )
 def test_bad_input_is_one_line(palaestra: Any, fails: Any, arguments: list[str], said: str) -> None:
@@ -75,3 +80,39 @@ def test_settings_of_another_environment_or_of_no_run_are_not_taken(run_folder: 
     (run_folder / "recipe.toml").write_text("[env")
     with pytest.raises(ConfigError, match="is damaged"):
         run_settings(str(run_folder / "policy"), "CodeSandbox-v0")
+
+
+def test_several_samples_of_a_task_file(palaestra: Any, fails: Any, tmp_path: Path) -> None:
+    tasks, figures, save = (tmp_path / name for name in ("tasks.jsonl", "figures.json", "episodes.jsonl"))
+    row = {"prompt": "Double x.", "entry_point": "f", "tests": [{"args": [2], "expected": 4}]}
+    tasks.write_text("".join(json.dumps({**row, "reference": "def f(x): return 2 * x"}) + "\n" for _ in range(3)))
+    arguments = ["eval", "CodeSandbox-v0", "--agent", "oracle", "--env", f"tasks={tasks}", "--samples", 4]
+    result = palaestra(*arguments, "--k", "4,1,2", "--json", figures, "--save", save)
+    assert result.exit_code == 0, result.output
+    for words in ("pass@1", "pass@4", "pass^2", "100.0%"):
+        assert words in result.stdout
+    data = json.loads(figures.read_text())
+    assert (data["n"], data["tasks"], data["samples"]) == (12, 3, 4)
+    assert list(data["pass_at_k"]) == list(data["pass_hat_k"]) == ["1", "2", "4"]
+    assert data["tasks_sha256"] == hashlib.sha256(tasks.read_bytes()).hexdigest()
+
+    tasks = tasks.rename(tmp_path / "moved.jsonl")
+    arguments[5] = f"tasks={tasks}"
+    again = palaestra(*arguments, "--save", save, "--resume")
+    assert again.exit_code == 0, again.output
+    assert "12 episodes are in" in again.stdout, "a file that was moved is still the same"
+    tasks.write_text(tasks.read_text() + "\n")
+    fails(palaestra(*arguments, "--save", save, "--resume"), "was made with tasks_sha256=")
+
+
+def test_an_evaluation_grows(palaestra: Any, tmp_path: Path) -> None:
+    save = tmp_path / "episodes.jsonl"
+    arguments = ["eval", "CodeSandbox-v0", "--agent", "hasty", "--levels", "1", "--save", save]
+    assert palaestra(*arguments, "-n", 2).exit_code == 0
+    grown = palaestra(*arguments, "-n", 3, "--samples", 2, "--resume")
+    assert grown.exit_code == 0, grown.output
+    assert "2 episodes are in" in grown.stdout
+    assert "pass@2" in grown.stdout
+    grown_file = save.read_bytes()
+    assert palaestra(*arguments, "-n", 3, "--samples", 2).exit_code == 0
+    assert save.read_bytes() == grown_file

@@ -9,7 +9,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from palaestra.core.errors import RecordError, StorageError
-from palaestra.core.records import RecordWriter, episode_from_record, episode_to_record, read_records, write_records
+from palaestra.core.records import (
+    RecordWriter,
+    episode_from_record,
+    episode_to_record,
+    read_about,
+    read_records,
+    write_records,
+)
 from palaestra.core.trajectories import Episode, Sampling, SegmentBuilder, Trajectory, Turn
 
 RECORDS = [{"text": "a"}, {"text": "naïve 語 \u2028\r\n"}, {"n": [1, 2.5, None, True]}]
@@ -186,3 +193,19 @@ def test_a_wrong_episode_record_is_a_record_error(field: str, value: object) -> 
         record[field] = value
     with pytest.raises(RecordError, match="not an episode record"):
         episode_from_record(record)
+
+
+def test_a_file_says_what_it_is_about(tmp_path: Path) -> None:
+    path = tmp_path / "notes.jsonl"
+    assert write_records(path, "notes", [{"a": 1}], about={"seed": 3}) == 1
+    assert read_about(path, "notes") == {"seed": 3}
+    assert list(read_records(path, "notes")) == [{"a": 1}]
+    with RecordWriter(path, "notes", append=True, about={"seed": 4}) as writer:
+        writer.write({"a": 2})
+    assert read_about(path, "notes") == {"seed": 3}, "a file that is continued keeps its header"
+    write_records(path, "notes", [])
+    assert read_about(path, "notes") is None
+    path.write_text("")
+    assert read_about(path, "notes") is None
+    with pytest.raises(RecordError, match="cannot read"):
+        read_about(tmp_path / "nothing", "notes")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ..agents.evaluation import wilson_interval
+from ..agents.pass_rates import wilson_interval
 from ..core.trajectories import Episode
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,7 @@ import typer
 from ..core.errors import ConfigError, EnvironmentFailure, did_you_mean
 from . import options
 from .episode_progress import episode_progress
-from .plain_text import one_line
+from .evaluation_view import first_failure, print_result
 from .run_settings import RECIPE_FILE, run_settings
 from .text_files import write_text
 
@@ -30,7 +31,11 @@ def evaluate(
             "An environment of your own has the agents that it gives; a wrong name lists them."
         ),
     ] = "",
-    n: Annotated[int, typer.Option("-n", "--number", min=1, help="Tasks, one episode each.")] = 400,
+    n: Annotated[int, typer.Option("-n", "--number", min=1, help="Tasks; a task file is never repeated.")] = 400,
+    samples: Annotated[int, typer.Option(min=1, help="Episodes per task.")] = 1,
+    k: Annotated[
+        str, typer.Option("--k", help="pass@k and pass^k for these k, such as 1,10. (default: the number of samples)")
+    ] = "",
     split: Annotated[str, typer.Option(help="heldout, validation or train.")] = "heldout",
     seed: Annotated[int, typer.Option(help="Which tasks, and how actions are sampled.")] = 0,
     greedy: Annotated[bool, typer.Option("--greedy", help="Take the likeliest token (temperature 0).")] = False,
@@ -45,10 +50,15 @@ def evaluate(
         int | None, typer.Option(min=1, help="Tokens of one episode. (default: 4096)")
     ] = None,
     num_envs: Annotated[int, typer.Option(min=1, help="Episodes that run side by side.")] = 128,
-    save: Annotated[Path | None, typer.Option(help="Write the episodes to this JSON-lines file.")] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Write the episodes to this JSON-lines file, each as soon as it ends.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue what --save has written: run only the episodes that lack.")
+    ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this JSON file.")] = None,
 ) -> None:
-    """Measure success on held-out tasks, with a 95 % interval.
+    """Measure success on held-out tasks, with 95 % intervals.
 
     A model of a run folder is evaluated as it was trained: families, levels, prompt style and limits come from the
     run's recipe, unless an option says otherwise. Failures of infrastructure are counted apart and never scored.
@@ -59,12 +69,22 @@ def evaluate(
     palaestra eval CodeSandbox-v0 --model runs/quickstart/policy --greedy
     palaestra eval CodeSandbox-v0 --agent careful -n 200 --levels 5
     palaestra eval CodeSandbox-v0 --model Qwen/Qwen3-0.6B --save episodes.jsonl
+    palaestra eval CodeSandbox-v0 --model Qwen/Qwen3-0.6B --samples 10 --k 1,10
+    palaestra eval CodeSandbox-v0 --model FOLDER --env tasks=my_tasks.jsonl
     ```
 
-    **Output**: tables on the screen; with `--save` the episodes, with `--json` the figures.
+    **With several samples per task**, *pass@k* is the chance that at least one of k attempts at a task succeeds,
+    *pass^k* that all of them do; both are estimated without bias (arXiv 2107.03374, 2406.12045). Attempts at one task
+    are alike, so the intervals count tasks, not episodes: they say what other tasks of the kind would give.
+
+    **A killed run** goes on with the same options and `--resume`: episodes in the file are not run again, except those
+    that infrastructure ended. `-n` and `--samples` may be larger than before.
+
+    **Output**: tables on the screen; with `--save` the episodes (for `palaestra compare`), with `--json` the figures,
+    and the SHA-256 of the task file where there is one.
     """
     from ..agents.evaluation import EvalOptions, evaluate_model, evaluate_scripted
-    from ..agents.store import save_episodes
+    from ..agents.evaluation_journal import FileJournal, Journal
     from ..core.tasks import SPLITS
 
     if bool(model) == bool(agent):
@@ -73,12 +93,15 @@ def evaluate(
         raise ConfigError("--greedy is temperature 0: give --greedy or --temperature, not both")
     if split not in SPLITS:
         raise ConfigError(f"--split={split}{did_you_mean(split, SPLITS)}")
+    if resume and save is None:
+        raise ConfigError("--resume continues an episodes file: name it with --save")
     if model:
         _refuse_a_run_folder(model)
     settings = run_settings(model, options.environment_id(env_id))
     limits = {"max_turn_tokens": max_turn_tokens, "max_context_tokens": max_context_tokens}
     chosen = EvalOptions(
         n=n,
+        samples=samples,
         seed=seed,
         split=split,
         families=options.names(families) or settings.families,
@@ -90,17 +113,30 @@ def evaluate(
     )
     if settings.source:
         print(f"settings of the environment: {settings.source} (options override them)")
+    ks = _attempts_counted(k, samples)
     run, subject = (evaluate_model, model) if model else (evaluate_scripted, agent)
-    with episode_progress("episodes", n) as tick:
-        result = run(subject, env_id, chosen, tick)
-    if save:
-        save_episodes(save, result.episodes)
+    about = _settings(subject, env_id, chosen)
+    with FileJournal(save, about, resume) if save else Journal() as journal:
+        if journal.done:
+            print(f"{len(journal.done)} episodes are in {save}; running the others")
+        with episode_progress("episodes", n * samples) as tick:
+            result = run(subject, env_id, chosen, tick, ks=ks, journal=journal)
+        journal.finish(result.episodes)
     if json_file:
-        write_text(json_file, json.dumps(_figures(subject, env_id, chosen, result), indent=2) + "\n")
+        write_text(json_file, json.dumps(_figures(about, result), indent=2) + "\n")
     if not result.n:
-        raise EnvironmentFailure("infrastructure", f"all {result.failures} episodes failed: {_first_failure(result)}")
+        raise EnvironmentFailure("infrastructure", f"all {result.failures} episodes failed: {first_failure(result)}")
     sampling = "scripted" if agent else "greedy" if greedy else f"sampled at T = {chosen.temperature:g}"
-    _print_result(f"{subject} in {env_id}, {split} split, {sampling}", result)
+    print_result(f"{subject} in {env_id}, {split} split, {sampling}", result)
+
+
+def _attempts_counted(text: str, samples: int) -> tuple[int, ...]:
+    """The values of k, in order; without any, the number of samples where there are several."""
+    ks = sorted(set(options.whole_numbers(text, "--k", "1,10"))) or ([samples] if samples > 1 else [])
+    for k in ks:
+        if not 1 <= k <= samples:
+            raise ConfigError(f"--k={k}: must be in 1..{samples}; --samples={k} or more would allow it")
+    return tuple(ks)
 
 
 def _refuse_a_run_folder(model: str) -> None:
@@ -112,48 +148,25 @@ def _refuse_a_run_folder(model: str) -> None:
         raise ConfigError(f"--model={model} is the folder of a run: {hint}")
 
 
-def _figures(subject: str, env_id: str, chosen: EvalOptions, result: EvalResult) -> dict[str, Any]:
+def _settings(subject: str, env_id: str, chosen: EvalOptions) -> dict[str, Any]:
+    """What decides an evaluation's episodes, as JSON data; a task file counts by its content, wherever it lies."""
     return {
         "subject": subject,
         "env_id": env_id,
         "split": chosen.split,
         "seed": chosen.seed,
         "temperature": chosen.temperature,
-        **result.to_json(),
+        "n": chosen.n,
+        "samples": chosen.samples,
+        "families": list(chosen.families),
+        "levels": list(chosen.levels),
+        "max_turn_tokens": chosen.max_turn_tokens,
+        "max_context_tokens": chosen.max_context_tokens,
+        "env": {name: value for name, value in chosen.env_kwargs.items() if name != "tasks"},
+        "tasks_sha256": chosen.tasks_sha256(),
     }
 
 
-def _first_failure(result: EvalResult) -> str:
-    failure = next((episode.failure for episode in result.episodes if episode.failure), None) or {}
-    return f"{failure.get('kind', '?')}: {failure.get('message', '?')}"
-
-
-def _print_result(title: str, result: EvalResult) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from ..agents.evaluation import wilson_interval
-
-    console = Console()
-    figures = Table(title=Text(title), title_justify="left", show_header=False)
-    figures.add_column()
-    figures.add_column(justify="right")
-    figures.add_row(
-        "success", f"{result.success:.1%}  (95 % interval {result.interval_low:.1%} to {result.interval_high:.1%})"
-    )
-    figures.add_row("episodes scored", str(result.n))
-    figures.add_row("mean turns", f"{result.mean_turns:.2f}")
-    figures.add_row("invalid actions, share of turns", f"{result.parse_error_rate:.1%}")
-    figures.add_row("failed episodes (infrastructure)", str(result.failures))
-    console.print(figures)
-    table = Table(title="By family and level", title_justify="left")
-    table.add_column("family/level")
-    for heading in ("success", "95 % interval", "episodes"):
-        table.add_column(heading, justify="right")
-    for name, (success, count) in result.by_level.items():
-        low, high = wilson_interval(round(success * count), count)
-        table.add_row(name, f"{success:.1%}", f"{low:.1%} to {high:.1%}", str(count))
-    console.print(table)
-    if result.failures:
-        console.print(Text(f"first failure: {one_line(_first_failure(result))}"))
+def _figures(settings: Mapping[str, Any], result: EvalResult) -> dict[str, Any]:
+    names = ("subject", "env_id", "split", "seed", "temperature", "samples", "tasks_sha256")
+    return {**{name: settings[name] for name in names}, **result.to_json()}

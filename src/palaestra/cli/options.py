@@ -38,10 +38,15 @@ def names(text: str | None) -> tuple[str, ...]:
 
 def levels(text: str | None) -> tuple[int, ...]:
     """`"1,2,2,3"` as integers; a level that is listed twice is drawn twice as often."""
+    return whole_numbers(text, "--levels", "1,2,2,3")
+
+
+def whole_numbers(text: str | None, option: str, example: str) -> tuple[int, ...]:
+    """`"1,10"` as integers; None and `""` give an empty tuple."""
     try:
         return tuple(int(part) for part in names(text))
     except ValueError:
-        raise ConfigError(f"--levels={text}: write whole numbers with commas, such as 1,2,2,3") from None
+        raise ConfigError(f"{option}={text}: write whole numbers with commas, such as {example}") from None
 
 
 def shares(text: str, option: str) -> dict[str, float]:

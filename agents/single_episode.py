@@ -1,0 +1,75 @@
+"""One episode of an agent that reads texts and writes texts, in one environment; it has no tokens to record."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..core.errors import EnvironmentFailure
+from ..core.messages import Message
+from ..core.trajectories import Episode, Trajectory, Turn
+from .base import Agent
+
+MakeAgent = Callable[[Mapping[str, Any]], Agent]
+"""Makes the agent of an episode from the info that `env.reset` gave."""
+
+
+def run_episode(
+    env: Any, make_agent: MakeAgent, task_id: str, seed: int, *, name: str, info: Mapping[str, Any]
+) -> Episode:
+    """Plays one episode; a failure of infrastructure is data, not a crash.
+
+    Args:
+        env: An environment that raises `EnvironmentFailure`.
+        make_agent: Makes the agent.
+        task_id: The task.
+        seed: The randomness of environment and agent.
+        name: What to call the agent in the record.
+        info: Plain JSON data for the episode's record.
+    """
+    turns: list[Turn] = []
+    reward, success, reason = math.nan, None, "failed"
+    failure: dict[str, Any] | None = None
+    components: Mapping[str, float] = {}
+    terminated = truncated = False
+    try:
+        observation, latest = env.reset(seed=seed, options={"task_id": task_id})
+        agent = make_agent(latest)
+        agent.reset(observation, latest, seed)
+        total = 0.0
+        while not (terminated or truncated):
+            messages: tuple[Message, ...] = tuple(latest["messages"])
+            action = agent.act(observation, latest)
+            observation, step_reward, terminated, truncated, latest = env.step(action)
+            total += step_reward
+            turns.append(
+                Turn(
+                    action=action,
+                    observation=observation,
+                    messages=messages,
+                    reward=step_reward,
+                    parse_error=latest["parse_error"],
+                )
+            )
+        reward, success, reason = total, bool(latest["success"]), latest["stop_reason"]
+        components = latest["reward_components"]
+    except EnvironmentFailure as error:
+        failure = {"kind": error.kind, "message": error.message, "retryable": error.retryable}
+        truncated = True
+    task = env.unwrapped.task
+    return Episode(
+        task_id=task_id,
+        family=task.family,
+        level=task.level,
+        seed=seed,
+        trajectories=(Trajectory(segments=(), turns=tuple(turns), agent=name),),
+        reward=reward,
+        success=success,
+        stop_reason=reason,
+        terminated=terminated,
+        truncated=truncated,
+        reward_components=components,
+        failure=failure,
+        info=info,
+    )

@@ -1,0 +1,73 @@
+"""An evaluation that is killed again and again goes on, repeats nothing, and ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from palaestra.agents.evaluation_journal import attempt_key
+from palaestra.agents.store import load_episodes
+
+KILLS = 10
+TASKS, SAMPLES = 120, 3
+PATIENCE_S = 120.0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="kills process groups")
+@pytest.mark.timeout(600)
+def test_ten_kills_at_random_moments(palaestra: Any, tmp_path: Path) -> None:
+    evaluation = ["eval", "CodeSandbox-v0", "--agent", "mixed", "-n", str(TASKS), "--samples", str(SAMPLES), "--save"]
+    killed, whole = tmp_path / "killed.jsonl", tmp_path / "whole.jsonl"
+    rng = random.Random(7)
+    resumed_from: list[int] = []
+    for _ in range(KILLS):
+        before = lines(killed)
+        resumed_from.append(before)
+        process = start(*evaluation, killed, "--resume")
+        wait_for(lambda before=before: lines(killed) > before, process)
+        time.sleep(rng.uniform(0, 0.03))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL, "it was killed, not done"
+        done = [attempt_key(episode) for episode in load_episodes(killed)]
+        assert len(done) == len(set(done)) > 0, "no episode is there twice"
+    assert resumed_from == sorted(set(resumed_from)), "each start went on from where the last one was killed"
+    assert resumed_from[-1] < TASKS * SAMPLES
+
+    last = start(*evaluation, killed, "--resume")
+    out, err = last.communicate(timeout=PATIENCE_S)
+    assert last.returncode == 0, err
+    assert f"{len(done)} episodes are in {killed}" in out
+    assert palaestra(*evaluation, whole).exit_code == 0
+    assert killed.read_bytes() == whole.read_bytes()
+    assert [attempt_key(episode) for episode in load_episodes(killed)] == [
+        (task, sample) for task in range(TASKS) for sample in range(SAMPLES)
+    ]
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "palaestra", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def wait_for(happened: Any, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not happened() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)

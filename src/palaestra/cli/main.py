@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from . import check, demos, doctor, envs, evaluate, report, train
+from . import check, compare, demos, doctor, envs, evaluate, report, train
 from .errors import DEBUG_OPTION, ErrorReportingGroup
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command("check")(check.check)
 app.command("demos")(demos.demos)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
+app.command("compare")(compare.compare)
 app.command("report")(report.report)
 app.command("doctor")(doctor.doctor)
 

@@ -13,8 +13,7 @@ from ..core.messages import Message
 from ..core.trajectories import Episode, Sampling, Segment, SegmentBuilder, Trajectory, Turn
 from ..models.chat import Action, Conversation, Extension
 from ..models.engine import Completion
-
-CONTEXT_LIMIT = "context_limit"
+from .single_episode import CONTEXT_LIMIT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

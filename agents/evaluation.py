@@ -114,6 +114,8 @@ class EvalResult:
     """k -> the chance that at least one of k attempts at a task succeeds."""
     pass_hat_k: Mapping[int, Rate]
     """k -> the chance that all of k attempts at a task succeed."""
+    usage: Mapping[str, int]
+    """Requests, retries and tokens over all episodes of a model behind an endpoint; else empty."""
     stop_reasons: Mapping[str, int]
     episodes: Sequence[Episode]
 
@@ -135,6 +137,7 @@ class EvalResult:
             "parse_error_rate": self.parse_error_rate,
             "by_level": by_level,
             "stop_reasons": dict(self.stop_reasons),
+            **({"usage": dict(self.usage)} if self.usage else {}),
         }
 
 
@@ -179,9 +182,18 @@ def summarise(episodes: Sequence[Episode], ks: Sequence[int] = ()) -> EvalResult
         tasks=len(counts),
         pass_at_k={k: mean_pass_at_k(counts, k) for k in ks},
         pass_hat_k={k: mean_pass_hat_k(counts, k) for k in ks},
+        usage=_total_usage(episodes),
         stop_reasons=reasons,
         episodes=list(episodes),
     )
+
+
+def _total_usage(episodes: Iterable[Episode]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for episode in episodes:
+        for name, count in episode.info.get("usage", {}).items():
+            total[name] = total.get(name, 0) + count
+    return total
 
 
 def evaluation_attempts(env_id: str, options: EvalOptions) -> list[Attempt]:

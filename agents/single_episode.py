@@ -8,15 +8,27 @@ from typing import Any
 
 from ..core.errors import EnvironmentFailure
 from ..core.messages import Message
-from ..core.trajectories import Episode, Trajectory, Turn
+from ..core.trajectories import Episode, Sampling, Trajectory, Turn
 from .base import Agent
 
 MakeAgent = Callable[[Mapping[str, Any]], Agent]
 """Makes the agent of an episode from the info that `env.reset` gave."""
+CONTEXT_LIMIT = "context_limit"
+
+
+class ContextLimit(Exception):
+    """Raised by an agent that cannot go on, because its model's context is full: the episode ends unsolved."""
 
 
 def run_episode(
-    env: Any, make_agent: MakeAgent, task_id: str, seed: int, *, name: str, info: Mapping[str, Any]
+    env: Any,
+    make_agent: MakeAgent,
+    task_id: str,
+    seed: int,
+    *,
+    name: str,
+    info: Mapping[str, Any],
+    sampling: Sampling | None = None,
 ) -> Episode:
     """Plays one episode; a failure of infrastructure is data, not a crash.
 
@@ -26,18 +38,19 @@ def run_episode(
         task_id: The task.
         seed: The randomness of environment and agent.
         name: What to call the agent in the record.
-        info: Plain JSON data for the episode's record.
+        info: Plain JSON data for the episode's record; read when the episode has ended.
+        sampling: How the agent samples its actions, where it does.
     """
     turns: list[Turn] = []
     reward, success, reason = math.nan, None, "failed"
     failure: dict[str, Any] | None = None
     components: Mapping[str, float] = {}
     terminated = truncated = False
+    total = 0.0
     try:
         observation, latest = env.reset(seed=seed, options={"task_id": task_id})
         agent = make_agent(latest)
         agent.reset(observation, latest, seed)
-        total = 0.0
         while not (terminated or truncated):
             messages: tuple[Message, ...] = tuple(latest["messages"])
             action = agent.act(observation, latest)
@@ -54,6 +67,8 @@ def run_episode(
             )
         reward, success, reason = total, bool(latest["success"]), latest["stop_reason"]
         components = latest["reward_components"]
+    except ContextLimit:
+        reward, success, reason, truncated = total, False, CONTEXT_LIMIT, True
     except EnvironmentFailure as error:
         failure = {"kind": error.kind, "message": error.message, "retryable": error.retryable}
         truncated = True
@@ -63,7 +78,7 @@ def run_episode(
         family=task.family,
         level=task.level,
         seed=seed,
-        trajectories=(Trajectory(segments=(), turns=tuple(turns), agent=name),),
+        trajectories=(Trajectory(segments=(), turns=tuple(turns), sampling=sampling or Sampling(), agent=name),),
         reward=reward,
         success=success,
         stop_reason=reason,
@@ -71,5 +86,5 @@ def run_episode(
         truncated=truncated,
         reward_components=components,
         failure=failure,
-        info=info,
+        info=dict(info),
     )

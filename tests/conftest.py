@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -16,6 +17,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 settings.register_profile("palaestra", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("palaestra")
 
+sys.path.append(str(Path(__file__).parent))  # for chat_server
 GRACE_S = 10.0
 _SESSION_MARK = "PALAESTRA_TEST_SESSION"
 _MAY_STAY = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")  # end with the interpreter
@@ -44,6 +46,15 @@ def no_process_is_left_behind() -> Iterator[None]:
     while (left := _left_behind(mark)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not left, "processes left behind:\n" + "\n".join(left)
+
+
+@pytest.fixture
+def chat_server() -> Iterator[Any]:
+    """A `ChatServer` on a free port: an OpenAI-compatible server whose answers and faults a test decides."""
+    from chat_server import ChatServer
+
+    with ChatServer() as server:
+        yield server
 
 
 def _left_behind(mark: str) -> list[str]:

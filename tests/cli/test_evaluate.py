@@ -48,6 +48,9 @@ def test_a_scripted_agent_is_measured(palaestra: Any, tmp_path: Path) -> None:
         (["--agent", "careful", "--k", "1,2"], "--k=2: must be in 1..1; --samples=2 or more would allow it"),
         (["--agent", "careful", "--samples", "3", "--k", "0"], "--k=0: must be in 1..3"),
         (["--agent", "careful", "--k", "ten"], "--k=ten: write whole numbers with commas, such as 1,10"),
+        (["--agent", "careful", "--base-url", "http://127.0.0.1:9/v1"], "name the server's model with --model"),
+        (["--model", "x", "--base-url", "127.0.0.1"], "base_url=127.0.0.1: write http://HOST:PORT/v1"),
+        (["--model", "x", "--base-url", "http://127.0.0.1:9/v1"], "no server answers at http://127.0.0.1:9/v1"),
         (["--agent", "careful", "--resume"], "--resume continues an episodes file: name it with --save"),
     ],
 )
@@ -116,3 +119,20 @@ def test_an_evaluation_grows(palaestra: Any, tmp_path: Path) -> None:
     grown_file = save.read_bytes()
     assert palaestra(*arguments, "-n", 3, "--samples", 2).exit_code == 0
     assert save.read_bytes() == grown_file
+
+
+def test_a_model_behind_a_server(palaestra: Any, chat_server: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    chat_server.answer = lambda body: "submit\ndef f(x):\n    return 0"
+    figures, save = tmp_path / "figures.json", tmp_path / "episodes.jsonl"
+    arguments = ["eval", "CodeSandbox-v0", "--base-url", chat_server.url, "--model", "org/tiny", "-n", 4]
+    result = palaestra(*arguments, "--temperature", 0.5, "--json", figures, "--save", save)
+    assert result.exit_code == 0, result.output
+    for words in ("org/tiny in CodeSandbox-v0, heldout split, sampled at T = 0.5", "tokens read, written", "4, 0"):
+        assert words in result.stdout
+    data = json.loads(figures.read_text())
+    assert data["base_url"] == chat_server.url
+    assert data["usage"]["requests"] == data["n"] == 4
+    assert data["usage"]["completion_tokens"] == 20
+    assert {headers["Authorization"] for headers in chat_server.headers} == {"Bearer secret"}
+    assert "secret" not in save.read_text() + figures.read_text()

@@ -16,19 +16,39 @@ import pytest
 from palaestra.agents.evaluation_journal import attempt_key
 from palaestra.agents.store import load_episodes
 
-KILLS = 10
 TASKS, SAMPLES = 120, 3
 PATIENCE_S = 120.0
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="kills process groups")
-@pytest.mark.timeout(600)
-def test_ten_kills_at_random_moments(palaestra: Any, tmp_path: Path) -> None:
-    evaluation = ["eval", "CodeSandbox-v0", "--agent", "mixed", "-n", str(TASKS), "--samples", str(SAMPLES), "--save"]
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="kills process groups"),
+    pytest.mark.timeout(600),
+]
+
+
+def test_kills_of_a_scripted_agent(palaestra: Any, tmp_path: Path) -> None:
+    survives(palaestra, tmp_path, 3, "--agent", "mixed")
+
+
+def test_ten_kills_of_an_endpoints_client(palaestra: Any, tmp_path: Path, chat_server: Any) -> None:
+    chat_server.delay_s = 0.01
+
+    def answer(body: dict[str, Any]) -> str:
+        """Depends on the request alone, as an ideal server's would."""
+        return "run\nprint(1)" if len(body["messages"]) < 4 and body["seed"] % 3 else "submit\ndef f(x):\n    return 0"
+
+    chat_server.answer = answer
+    survives(palaestra, tmp_path, 10, "--base-url", chat_server.url, "--model", "tiny", "--num-envs", "8")
+
+
+def survives(palaestra: Any, tmp_path: Path, kills: int, *agent: str) -> None:
+    """However often it is killed, the result holds each episode exactly once, and equals that of one that was not."""
+    evaluation = ["eval", "CodeSandbox-v0", *agent, "-n", str(TASKS), "--samples", str(SAMPLES), "--save"]
     killed, whole = tmp_path / "killed.jsonl", tmp_path / "whole.jsonl"
     rng = random.Random(7)
     resumed_from: list[int] = []
-    for _ in range(KILLS):
+    done: list[Any] = []
+    for _ in range(kills):
         before = lines(killed)
         resumed_from.append(before)
         process = start(*evaluation, killed, "--resume")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,10 +20,20 @@ from .text_files import write_text
 if TYPE_CHECKING:
     from ..agents.evaluation import EvalOptions, EvalResult
 
+EPISODES_AT_ONCE = 128
+REQUESTS_AT_ONCE = 16
+"""With a server, which may belong to others too."""
+
 
 def evaluate(
     env_id: Annotated[str, typer.Argument(metavar="ENV_ID", help="CodeSandbox-v0, or module:Id-v0 of your own.")],
-    model: Annotated[str, typer.Option(metavar="FOLDER_OR_HUB_ID", help="Any transformers causal LM.")] = "",
+    model: Annotated[
+        str,
+        typer.Option(metavar="FOLDER_OR_HUB_ID", help="Any transformers causal LM; with --base-url the server's name."),
+    ] = "",
+    base_url: Annotated[
+        str, typer.Option(metavar="URL", help="An OpenAI-compatible server, such as http://127.0.0.1:8000/v1.")
+    ] = "",
     agent: Annotated[
         str,
         typer.Option(
@@ -49,7 +60,10 @@ def evaluate(
     max_context_tokens: Annotated[
         int | None, typer.Option(min=1, help="Tokens of one episode. (default: 4096)")
     ] = None,
-    num_envs: Annotated[int, typer.Option(min=1, help="Episodes that run side by side.")] = 128,
+    num_envs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Episodes side by side, and so requests. (default: 128, with --base-url 16)"),
+    ] = None,
     save: Annotated[
         Path | None, typer.Option(help="Write the episodes to this JSON-lines file, each as soon as it ends.")
     ] = None,
@@ -71,7 +85,12 @@ def evaluate(
     palaestra eval CodeSandbox-v0 --model Qwen/Qwen3-0.6B --save episodes.jsonl
     palaestra eval CodeSandbox-v0 --model Qwen/Qwen3-0.6B --samples 10 --k 1,10
     palaestra eval CodeSandbox-v0 --model FOLDER --env tasks=my_tasks.jsonl
+    palaestra eval CodeSandbox-v0 --base-url http://127.0.0.1:8000/v1 --model NAME
     ```
+
+    **A server** gets chat completions as text: the prompt teaches the tools, and the model's text is its action. The
+    variable OPENAI_API_KEY is sent as its key. What may pass is tried again with growing pauses; an episode whose
+    server keeps failing counts as a failure, which `--resume` tries again.
 
     **With several samples per task**, *pass@k* is the chance that at least one of k attempts at a task succeeds,
     *pass^k* that all of them do; both are estimated without bias (arXiv 2107.03374, 2406.12045). Attempts at one task
@@ -93,11 +112,13 @@ def evaluate(
         raise ConfigError("--greedy is temperature 0: give --greedy or --temperature, not both")
     if split not in SPLITS:
         raise ConfigError(f"--split={split}{did_you_mean(split, SPLITS)}")
+    if base_url and not model:
+        raise ConfigError("--base-url: name the server's model with --model")
     if resume and save is None:
         raise ConfigError("--resume continues an episodes file: name it with --save")
-    if model:
+    if model and not base_url:
         _refuse_a_run_folder(model)
-    settings = run_settings(model, options.environment_id(env_id))
+    settings = run_settings("" if base_url else model, options.environment_id(env_id))
     limits = {"max_turn_tokens": max_turn_tokens, "max_context_tokens": max_context_tokens}
     chosen = EvalOptions(
         n=n,
@@ -107,7 +128,7 @@ def evaluate(
         families=options.names(families) or settings.families,
         levels=options.levels(levels) or settings.levels,
         temperature=0.0 if greedy else 1.0 if temperature is None else temperature,
-        num_envs=num_envs,
+        num_envs=num_envs or (REQUESTS_AT_ONCE if base_url else EPISODES_AT_ONCE),
         env_kwargs={**settings.env_kwargs, **options.keywords(env or [], "--env")},
         **{**settings.limits, **{name: value for name, value in limits.items() if value is not None}},
     )
@@ -115,7 +136,9 @@ def evaluate(
         print(f"settings of the environment: {settings.source} (options override them)")
     ks = _attempts_counted(k, samples)
     run, subject = (evaluate_model, model) if model else (evaluate_scripted, agent)
-    about = _settings(subject, env_id, chosen)
+    if base_url:
+        run = _endpoint_evaluation(base_url)
+    about = _settings(subject, env_id, chosen, base_url)
     with FileJournal(save, about, resume) if save else Journal() as journal:
         if journal.done:
             print(f"{len(journal.done)} episodes are in {save}; running the others")
@@ -148,10 +171,23 @@ def _refuse_a_run_folder(model: str) -> None:
         raise ConfigError(f"--model={model} is the folder of a run: {hint}")
 
 
-def _settings(subject: str, env_id: str, chosen: EvalOptions) -> dict[str, Any]:
+def _endpoint_evaluation(base_url: str) -> Callable[..., EvalResult]:
+    """Evaluates a model by its name, as the functions for folders and scripted agents do."""
+    from ..agents.endpoint_agent import evaluate_endpoint
+    from ..models.chat_endpoint import EndpointConfig
+
+    def run(model: str, *arguments: Any, **keywords: Any) -> EvalResult:
+        config = EndpointConfig(base_url=base_url, model=model, api_key=os.environ.get("OPENAI_API_KEY", ""))
+        return evaluate_endpoint(config, *arguments, **keywords)
+
+    return run
+
+
+def _settings(subject: str, env_id: str, chosen: EvalOptions, base_url: str) -> dict[str, Any]:
     """What decides an evaluation's episodes, as JSON data; a task file counts by its content, wherever it lies."""
     return {
         "subject": subject,
+        "base_url": base_url or None,
         "env_id": env_id,
         "split": chosen.split,
         "seed": chosen.seed,
@@ -168,5 +204,5 @@ def _settings(subject: str, env_id: str, chosen: EvalOptions) -> dict[str, Any]:
 
 
 def _figures(settings: Mapping[str, Any], result: EvalResult) -> dict[str, Any]:
-    names = ("subject", "env_id", "split", "seed", "temperature", "samples", "tasks_sha256")
+    names = ("subject", "base_url", "env_id", "split", "seed", "temperature", "samples", "tasks_sha256")
     return {**{name: settings[name] for name in names}, **result.to_json()}

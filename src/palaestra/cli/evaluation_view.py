@@ -39,6 +39,10 @@ def print_result(title: str, result: EvalResult) -> None:
     figures.add_row("mean turns", f"{result.mean_turns:.2f}")
     figures.add_row("invalid actions, share of turns", f"{result.parse_error_rate:.1%}")
     figures.add_row("failed episodes (infrastructure)", str(result.failures))
+    if result.usage:
+        read, written = result.usage["prompt_tokens"], result.usage["completion_tokens"]
+        figures.add_row("requests, of them again", f"{result.usage['requests']}, {result.usage['retries']}")
+        figures.add_row("tokens read, written", f"{read}, {written}")
     console.print(figures)
     table = Table(title="By family and level", title_justify="left")
     table.add_column("family/level")

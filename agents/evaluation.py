@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,8 +67,8 @@ class EvalOptions:
             TaskError: The file cannot be read.
         """
         tasks = self.env_kwargs.get("tasks")
-        if tasks is None:
-            return None
+        if not isinstance(tasks, str | PathLike):
+            return None  # where it is no path, the environment says so
         try:
             return hashlib.sha256(Path(tasks).read_bytes()).hexdigest()
         except OSError as error:

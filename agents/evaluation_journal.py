@@ -22,6 +22,8 @@ AttemptKey = tuple[int, int]
 """Number of the task and of the attempt at it, in one evaluation."""
 MAY_GROW = ("n", "samples")
 """Settings that may be larger when an evaluation is continued: they only add episodes."""
+MAY_CHANGE = ("base_url",)
+"""A server may have moved; its model counts by its name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +95,7 @@ class FileJournal(Journal):
     def __init__(self, path: Path, about: Mapping[str, Any], resume: bool) -> None:
         super().__init__()
         self.path = path
-        self.about: dict[str, Any] = json.loads(json.dumps(about))
+        self.about: dict[str, Any] = json.loads(json.dumps(about, default=str))
         self._writer: RecordWriter | None = None
         self._append = resume and path.is_file() and self._take_over()
 
@@ -142,7 +144,7 @@ class FileJournal(Journal):
         for name, now in self.about.items():
             then = before.get(name)
             grown = name in MAY_GROW and isinstance(then, int) and then <= now
-            if then != now and not grown:
+            if then != now and not grown and name not in MAY_CHANGE:
                 raise ConfigError(
                     f"--resume: {self.path} was made with {name}={json.dumps(then)}, not {json.dumps(now)}; "
                     "give the same options, or another --save file"

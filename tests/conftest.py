@@ -17,7 +17,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 settings.register_profile("palaestra", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("palaestra")
 
-sys.path.append(str(Path(__file__).parent))  # for chat_server
+sys.path.append(str(Path(__file__).parent / "servers"))
 GRACE_S = 10.0
 _SESSION_MARK = "PALAESTRA_TEST_SESSION"
 _MAY_STAY = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")  # end with the interpreter

@@ -170,7 +170,8 @@ def test_an_evaluation_that_was_set_up_differently_is_not_continued(
     write(path, episode(0, 0, True))
     with pytest.raises(ConfigError, match=said):
         FileJournal(path, {**ABOUT, **changed}, resume=True)
-    assert FileJournal(path, {**ABOUT, "n": 9, "samples": 3}, resume=True).done
+    for allowed in ({"n": 9, "samples": 3}, {"base_url": "http://moved/v1"}):
+        assert FileJournal(path, {**ABOUT, **allowed}, resume=True).done
 
 
 def test_episodes_of_something_else_are_not_continued(tmp_path: Path) -> None:

@@ -51,6 +51,9 @@ def test_a_scripted_agent_is_measured(palaestra: Any, tmp_path: Path) -> None:
         (["--agent", "careful", "--base-url", "http://127.0.0.1:9/v1"], "name the server's model with --model"),
         (["--model", "x", "--base-url", "127.0.0.1"], "base_url=127.0.0.1: write http://HOST:PORT/v1"),
         (["--model", "x", "--base-url", "http://127.0.0.1:9/v1"], "no server answers at http://127.0.0.1:9/v1"),
+        (["--agent", "careful", "--env", "tasks=5"], "tasks=5: must be the path of a file"),
+        (["--agent", "careful", "--env", "tasks=/no/such/file"], "cannot read tasks /no/such/file"),
+        (["--agent", "careful", "--env", "day=2026-01-01", "--save", "/dev/null"], "unknown keyword 'day'"),
         (["--agent", "careful", "--resume"], "--resume continues an episodes file: name it with --save"),
     ],
 )

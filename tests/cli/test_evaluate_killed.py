@@ -41,6 +41,21 @@ def test_ten_kills_of_an_endpoints_client(palaestra: Any, tmp_path: Path, chat_s
     survives(palaestra, tmp_path, 10, "--base-url", chat_server.url, "--model", "tiny", "--num-envs", "8")
 
 
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path, chat_server: Any) -> None:
+    chat_server.delay_s = 0.05
+    save = tmp_path / "episodes.jsonl"
+    server = ["--base-url", chat_server.url, "--model", "tiny", "--num-envs", "4"]
+    process = start("eval", "CodeSandbox-v0", *server, "-n", 100, "--save", save)
+    wait_for(lambda: lines(save) > 1, process)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130, err
+    said, last = err.splitlines()[-2:]
+    assert said.endswith(f" episodes are in {save}; --resume runs the others")
+    assert abs(int(said.split()[0]) - (lines(save) - 1)) <= 1, "the signal may come while one is written"
+    assert last == "interrupted"
+
+
 def survives(palaestra: Any, tmp_path: Path, kills: int, *agent: str) -> None:
     """However often it is killed, the result holds each episode exactly once, and equals that of one that was not."""
     evaluation = ["eval", "CodeSandbox-v0", *agent, "-n", str(TASKS), "--samples", str(SAMPLES), "--save"]

@@ -142,8 +142,13 @@ def evaluate(
     with FileJournal(save, about, resume) if save else Journal() as journal:
         if journal.done:
             print(f"{len(journal.done)} episodes are in {save}; running the others")
-        with episode_progress("episodes", n * samples) as tick:
-            result = run(subject, env_id, chosen, tick, ks=ks, journal=journal)
+        try:
+            with episode_progress("episodes", n * samples) as tick:
+                result = run(subject, env_id, chosen, tick, ks=ks, journal=journal)
+        except KeyboardInterrupt:
+            if save:
+                typer.echo(f"{len(journal.done)} episodes are in {save}; --resume runs the others", err=True)
+            raise
         journal.finish(result.episodes)
     if json_file:
         write_text(json_file, json.dumps(_figures(about, result), indent=2) + "\n")

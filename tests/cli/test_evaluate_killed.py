@@ -72,7 +72,8 @@ def survives(palaestra: Any, tmp_path: Path, kills: int, *agent: str) -> None:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         assert process.returncode == -signal.SIGKILL, "it was killed, not done"
-        done = [attempt_key(episode) for episode in load_episodes(killed)]
+        known, done = done, [attempt_key(episode) for episode in load_episodes(killed)]
+        assert set(known) < set(done), "nothing is lost"
         assert len(done) == len(set(done)) > 0, "no episode is there twice"
     assert resumed_from == sorted(set(resumed_from)), "each start went on from where the last one was killed"
     assert resumed_from[-1] < TASKS * SAMPLES

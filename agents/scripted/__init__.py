@@ -79,8 +79,8 @@ def agent_names(env: Any, family: str) -> tuple[str, ...]:
         return scripts.agent_names(env, family)
     plain = env.unwrapped
     answered = not plain.has_episode or plain.task.secret.get("reference")  # a user's task may come without a solution
-    experts = (*EXPERTS, "mixed") if family in FAMILIES else ()
-    return (*experts, *(("oracle",) if answered else ()), *NULL_AGENTS)
+    experts = (*EXPERTS, "mixed") if family in KINDS else ()
+    return (*experts, *(("oracle",) if answered else ()), *null_agent_names(family))
 
 
 def expert_names(env: Any) -> tuple[str, ...]:

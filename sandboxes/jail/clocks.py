@@ -11,7 +11,8 @@ from .processes import Table, Usage
 from .tracked import Call, Session
 
 _WATCH_EVERY_S = 0.05
-_WATCH_IDLE_EVERY_S = 1.0
+_WATCH_IDLE_EVERY_S, _WATCH_BUSY_EVERY_S = 1.0, 0.25
+"""How often sessions are looked at between calls: when all rest, and when something goes on in one of them."""
 _OUTPUT_EVENTS_AFTER_S = 0.005
 """Output of shorter calls is read when they end; only longer ones wake the loop for each piece."""
 _MIB = 1 << 20
@@ -36,9 +37,9 @@ class Clocks:
     def until_next(self) -> float | None:
         """Gives the seconds until something is due; None when nothing ever is."""
         running = self._supervisor.running
-        if not running:
-            return _WATCH_IDLE_EVERY_S if self._supervisor.sessions else None
         now = time.monotonic()
+        if not running:
+            return max(0.0, self._next_idle_watch - now) if self._supervisor.sessions else None
         earliest = now + _WATCH_EVERY_S
         for session in running:
             call = session.call
@@ -55,7 +56,8 @@ class Clocks:
             self._keep_running(now)
         if self._supervisor.sessions and now >= self._next_idle_watch:
             self._next_idle_watch = now + _WATCH_IDLE_EVERY_S
-            self._watch_idle()
+            if self._watch_idle():
+                self._next_idle_watch = now + _WATCH_BUSY_EVERY_S
 
     def _keep_running(self, now: float) -> None:
         long_running: list[Session] = []
@@ -189,14 +191,20 @@ class Clocks:
                 roots.append(pid)
         return roots
 
-    def _watch_idle(self) -> None:
-        """Ends sessions whose threads and processes go on working between calls: limits hold there too."""
+    def _watch_idle(self) -> bool:
+        """Ends sessions whose threads and processes go on working between calls: limits hold there too.
+
+        Returns:
+            Whether something goes on in a session, or it is not known yet which processes are its own.
+        """
         if self._groups is not None:
             self._groups.sweep()
         resting = [session for session in self._supervisor.sessions.values() if session.ready and not session.call]
-        idle = [session for session in resting if not session.dead and self._know_pids([session])]
+        living = [session for session in resting if not session.dead]
+        idle = [session for session in living if self._know_pids([session])]
+        goes_on = len(idle) < len(living)
         if not idle:
-            return
+            return goes_on
         table = processes.process_table()
         for session in idle:
             roots = self._roots_of(session, table)
@@ -206,6 +214,7 @@ class Clocks:
             most_cpu_s = session.limits["cpu_s"] or session.limits["timeout_s"]
             oversize = None
             if usage.cpu_s != session.idle_cpu_s or usage.processes > 1:
+                goes_on = True
                 self._adopt(session, roots, usage, table)
                 oversize = self._oversize(session, roots, usage, table)
             if oversize is not None:
@@ -213,6 +222,7 @@ class Clocks:
             elif usage.cpu_s - session.idle_cpu_s > most_cpu_s:
                 cause = f"the session was killed between calls: more than {most_cpu_s:g} s of CPU time"
                 self._supervisor.end(session, cause)
+        return goes_on
 
     def check_memory(self, session: Session) -> tuple[str, str] | None:
         """Gives status and message if the kernel has ended processes of a session for its memory."""

@@ -12,6 +12,7 @@ import os
 from . import kernel
 
 _MOST_LINKS = 40
+_TRIES = 16
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
@@ -21,11 +22,14 @@ def open_in_root(directory: int, path: str, flags: int, mode: int = 0) -> int:
     Raises:
         OSError: The path leads nowhere, or not to what `flags` ask for.
     """
-    try:
-        return kernel.open_in_root(directory, path, flags, mode)
-    except OSError as error:
-        if error.errno != errno.ENOSYS:
-            raise
+    for _ in range(_TRIES):
+        try:
+            return kernel.open_in_root(directory, path, flags, mode)
+        except OSError as error:
+            if error.errno == errno.ENOSYS:
+                break
+            if error.errno != errno.EAGAIN:  # something was renamed somewhere, and the path has `..`
+                raise
     return walk(directory, path, flags, mode)
 
 

@@ -62,12 +62,10 @@ class ChatServer:
             self.requests.append(body)
             self.headers.append(dict(handler.headers))
             fault = self.faults.pop(0) if self.faults else None
-        try:
-            time.sleep(self.delay_s)
-            self._send(handler, body, fault)
-        finally:
-            with self._lock:
-                self._at_once -= 1
+        time.sleep(self.delay_s)
+        with self._lock:
+            self._at_once -= 1  # before the client can know, and send its next one
+        self._send(handler, body, fault)
 
     def _send(self, handler: Any, body: dict[str, Any], fault: Any) -> None:
         if fault == "drop":

@@ -107,10 +107,11 @@ class Clocks:
             cpu_s = 0.0
             for member in members:
                 roots = self._roots_of(member, table)
-                usage = self._usage_of(member, roots, table)
-                self._adopt(member, roots, usage, table)
+                pids = processes.trees_of(roots, table)
+                usage = self._usage_of(member, pids, table)
+                self._adopt(member, roots, pids, usage, table)
                 cpu_s += usage.cpu_s
-                oversize = self._oversize(member, roots, usage, table)
+                oversize = self._oversize(member, pids, usage, table)
                 if oversize is not None and not session.dead:
                     self._supervisor.kill(session, *oversize)
             if session.call is call and call.cpu_s is not None and not call.interrupted:
@@ -119,32 +120,31 @@ class Clocks:
                 if cpu_s - call.cpu_before_s > call.cpu_s:
                     self.interrupt(session, call, "timeout", f"more than {call.cpu_s:g} s of CPU time")
 
-    def _usage_of(self, session: Session, roots: list[int], table: Table) -> Usage:
+    def _usage_of(self, session: Session, pids: list[int], table: Table) -> Usage:
         """Gives what a session uses: by what its processes show, and by its control group if it has one."""
-        usage = processes.usage_of(roots, table)
+        usage = processes.usage_of(pids, table)
         if self._groups is not None:
             usage.cpu_s = max(usage.cpu_s, self._groups.cpu_s(session.number))
             usage.kernel_mib = self._groups.kernel_mib(session.number)
         return usage
 
-    def _adopt(self, session: Session, roots: list[int], usage: Usage, table: Table) -> None:
+    def _adopt(self, session: Session, roots: list[int], pids: list[int], usage: Usage, table: Table) -> None:
         """Sees to it that the kernel counts what a session uses from now on, where it can."""
         if self._groups is None:
             return
         family = session.family
-        alone = family is None or len(family.members) == 1
-        own = roots if alone else [root for root in roots if self._inner(root) == session.pid]
-        strays = [root for root in roots if root not in own]
-        trees = processes.trees_of(own, table), processes.trees_of(strays, table)
-        self._groups.adopt(session.number, session.limits, *trees, usage.cpu_s)
+        own, strays = pids, list[int]()
+        if family is not None and len(family.members) > 1:
+            own = processes.trees_of([root for root in roots if self._inner(root) == session.pid], table)
+            strays = [pid for pid in pids if pid not in own]
+        self._groups.adopt(session.number, session.limits, own, strays, usage.cpu_s)
 
     def _inner(self, pid: int) -> int:
         """Gives the id by which a keeper knows a process."""
         return processes.innermost_pid(pid) if self._isolation == "namespaces" else pid
 
-    def _oversize(self, session: Session, roots: list[int], usage: Usage, table: Table) -> tuple[str, str] | None:
-        over = processes.oversize(session.limits, roots, usage, table)
-        pids = processes.trees_of(roots, table)
+    def _oversize(self, session: Session, pids: list[int], usage: Usage, table: Table) -> tuple[str, str] | None:
+        over = processes.oversize(session.limits, pids, usage, table)
         over = over or self.check_memory(session)
         if over is None and self._isolation != "none" and (locks := kernel_memory.too_many_locks(set(pids))):
             over = "memory_limit", locks
@@ -208,15 +208,16 @@ class Clocks:
         table = processes.process_table()
         for session in idle:
             roots = self._roots_of(session, table)
-            usage = self._usage_of(session, roots, table)
+            pids = processes.trees_of(roots, table)
+            usage = self._usage_of(session, pids, table)
             if session.idle_cpu_s is None:
                 session.idle_cpu_s = usage.cpu_s
             most_cpu_s = session.limits["cpu_s"] or session.limits["timeout_s"]
             oversize = None
             if usage.cpu_s != session.idle_cpu_s or usage.processes > 1:
                 goes_on = True
-                self._adopt(session, roots, usage, table)
-                oversize = self._oversize(session, roots, usage, table)
+                self._adopt(session, roots, pids, usage, table)
+                oversize = self._oversize(session, pids, usage, table)
             if oversize is not None:
                 self._supervisor.end(session, f"the session was killed between calls: {oversize[1]}")
             elif usage.cpu_s - session.idle_cpu_s > most_cpu_s:

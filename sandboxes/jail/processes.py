@@ -101,10 +101,10 @@ def trees_of(roots: Iterable[int], table: Table) -> list[int]:
     return trees
 
 
-def usage_of(roots: Iterable[int], table: Table) -> Usage:
-    """Sums the usage of process trees."""
+def usage_of(pids: Iterable[int], table: Table) -> Usage:
+    """Sums the usage of processes."""
     total = Usage()
-    for pid in trees_of(roots, table):
+    for pid in pids:
         usage = table[pid][1]
         total.processes += usage.processes
         total.memory_mib += usage.memory_mib
@@ -113,32 +113,31 @@ def usage_of(roots: Iterable[int], table: Table) -> Usage:
     return total
 
 
-def oversize(limits: dict[str, Any], roots: Sequence[int], usage: Usage, table: Table) -> tuple[str, str] | None:
-    """Gives status and message of the limit on memory or processes that trees of processes are over, if it is."""
+def oversize(limits: dict[str, Any], pids: Sequence[int], usage: Usage, table: Table) -> tuple[str, str] | None:
+    """Gives status and message of the limit on memory or processes that processes are over, if it is."""
     memory_mib = usage.memory_mib
     if memory_mib > limits["memory_mib"]:
-        memory_mib = proportional_memory_mib(roots, table)
+        memory_mib = proportional_memory_mib(pids, table)
     free_mib = limits["memory_mib"] - memory_mib
-    if usage.kernel_mib > free_mib or _held_by_the_kernel_mib(roots, usage, table, free_mib) > free_mib:
+    if usage.kernel_mib > free_mib or _held_by_the_kernel_mib(pids, usage, table, free_mib) > free_mib:
         return "memory_limit", f"more than {limits['memory_mib']} MiB of memory"
     if usage.processes > limits["processes"] + 1:
         return "killed", f"more than {limits['processes']} processes"
     return None
 
 
-def _held_by_the_kernel_mib(roots: Sequence[int], usage: Usage, table: Table, most_mib: float) -> float:
+def _held_by_the_kernel_mib(pids: Sequence[int], usage: Usage, table: Table, most_mib: float) -> float:
     """An estimate for where there is no control group, and for what was taken before there was one."""
-    pids = trees_of(roots, table)
     held_mib = kernel_memory.described_mib(pids, most_mib)
     if kernel_memory.most_mappings_mib(usage.address_mib) > most_mib / _MAPPINGS_SHARE:
         held_mib += kernel_memory.mappings_mib({pid: table[pid][1].address_mib for pid in pids}, most_mib - held_mib)
     return held_mib
 
 
-def proportional_memory_mib(roots: Iterable[int], table: Table) -> float:
-    """The trees' memory with shared pages counted once; slower, for when `Usage.memory_mib` is over a limit."""
+def proportional_memory_mib(pids: Iterable[int], table: Table) -> float:
+    """The processes' memory with shared pages counted once; slower, for when `Usage.memory_mib` is over a limit."""
     total = 0.0
-    for pid in trees_of(roots, table):
+    for pid in pids:
         try:
             with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
                 total += sum(int(line.split()[1]) for line in file if line.startswith("Pss:")) / 1024

@@ -82,14 +82,14 @@ def evaluate_endpoint(
     """
     attempts = evaluation_attempts(env_id, options)
     journal = journal or Journal()
-    todo = [attempt for attempt in attempts if attempt.key not in journal.done]
+    todo = journal.missing(attempts)
     if todo:
         ChatEndpoint(config).check()
     for done, episode in enumerate(_side_by_side(config, env_id, options, todo), len(attempts) - len(todo) + 1):
         journal.add(episode)
         if on_progress:
             on_progress(done, len(attempts))
-    return summarise([journal.done[attempt.key] for attempt in attempts], ks)
+    return summarise(journal.episodes(attempts), ks)
 
 
 def _side_by_side(

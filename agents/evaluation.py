@@ -249,7 +249,7 @@ def evaluate_policy(
     index, count = share
     attempts = evaluation_attempts(env_id, options)[index::count]
     journal = journal or Journal()
-    todo = [attempt for attempt in attempts if attempt.key not in journal.done]
+    todo = journal.missing(attempts)
     if todo:
         envs = make_vector_env(
             env_id, min(options.num_envs, len(todo)), workers=0, on_failure="info", **options.environment()
@@ -266,7 +266,7 @@ def evaluate_policy(
             )
         finally:
             envs.close()
-    return [journal.done[attempt.key] for attempt in attempts]
+    return journal.episodes(attempts)
 
 
 def _after(before: int, on_progress: Progress | None) -> Progress | None:
@@ -306,7 +306,7 @@ def evaluate_scripted(
     """Evaluates a scripted agent (an expert, the oracle, a null agent) by its name."""
     attempts = evaluation_attempts(env_id, options)
     journal = journal or Journal()
-    todo = [attempt for attempt in attempts if attempt.key not in journal.done]
+    todo = journal.missing(attempts)
     with make_env(env_id, on_failure="raise", **options.environment()) as env:
         for done, attempt in enumerate(todo, len(attempts) - len(todo) + 1):
             journal.add(
@@ -321,7 +321,7 @@ def evaluate_scripted(
             )
             if on_progress:
                 on_progress(done, len(attempts))
-    return summarise([journal.done[attempt.key] for attempt in attempts], ks)
+    return summarise(journal.episodes(attempts), ks)
 
 
 def mean_sequence_kl(kl_per_episode: Sequence[float]) -> float:

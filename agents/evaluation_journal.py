@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -77,6 +77,14 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def missing(self, attempts: Sequence[Attempt]) -> list[Attempt]:
+        """Gives the attempts that have no episode yet."""
+        return [attempt for attempt in attempts if attempt.key not in self.done]
+
+    def episodes(self, attempts: Sequence[Attempt]) -> list[Episode]:
+        """Gives the episodes of attempts, all of which have one, in their order."""
+        return [self.done[attempt.key] for attempt in attempts]
 
 
 class FileJournal(Journal):

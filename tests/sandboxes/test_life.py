@@ -308,12 +308,18 @@ def test_a_session_ends_when_its_handle_is_garbage() -> None:
         (copy,) = sandbox.fork(1)
         for opened in (sandbox, copy):
             assert opened.exec(f"import subprocess\nsubprocess.Popen(['sleep', '{mark}'])").ok
-        assert len(_processes_with(mark)) == 2
+        # A process has its new command line only a moment after Popen has returned.
+        assert _wait_for_processes(2, mark) == 2
         if close:
             sandbox.close()
         del sandbox, copy, opened
         gc.collect()
-        deadline = time.monotonic() + 10
-        while _processes_with(mark) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert _processes_with(mark) == []
+        assert _wait_for_processes(0, mark) == 0
+
+
+def _wait_for_processes(count: int, mark: str) -> int:
+    """The number of processes with the mark, as soon as it is `count`, else after 10 s."""
+    deadline = time.monotonic() + 10
+    while (seen := len(_processes_with(mark))) != count and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return seen

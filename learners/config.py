@@ -139,9 +139,20 @@ class Recipe:
             raise ConfigError(f"threads={self.threads}: must be at least 1")
         if "sft" not in self.stages and not self.reference:
             raise ConfigError("reference='': name the folder of an SFT policy when stages leaves 'sft' out")
+        self._check_adapter()
         if self.grpo.groups_per_step % self.processes:
             raise ConfigError(
                 f"grpo.groups_per_step={self.grpo.groups_per_step}: must be a multiple of processes={self.processes}"
+            )
+
+    def _check_adapter(self) -> None:
+        rank, dtype = self.model.lora.rank, self.model.dtype
+        if rank and self.from_scratch and "sft" in self.stages:
+            raise ConfigError(f"model.lora.rank={rank}: a model made from scratch has nothing to adapt; set model.path")
+        if not rank and dtype in ("bfloat16", "float16"):
+            raise ConfigError(
+                f"model.dtype={dtype!r}: small updates of such weights are rounded away; set model.lora.rank=16, or "
+                "model.dtype='float32' (autocast computes in bfloat16 where that is faster)"
             )
 
     @property

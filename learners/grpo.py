@@ -7,7 +7,6 @@ is no critic and no replay: every step trains on the episodes it has just collec
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from ..core.seeding import generator
 from ..core.trajectories import Group, Segment
+from ..models.adapters import load_trained_state, trained_state
 from .batch import Sample, TokenBatch, token_budget_batches
 from .checkpoint import CheckpointStore, rng_state, set_rng_state
 from .credit import CreditedSegment, credit, shared_anchor_sums
@@ -32,6 +32,7 @@ from .losses import PolicyTokens, grpo_loss
 from .metrics import MetricsWriter
 from .optim import Optimisers, constant_then_linear
 from .precision import device_of
+from .reference import Reference
 
 __all__ = ["GRPOConfig", "GRPOLearner", "train_grpo"]
 
@@ -48,7 +49,8 @@ class GRPOLearner:
         config: How to train.
         seed: Decides the order of updates within a step.
         ranks: The data-parallel processes; None = this one alone.
-        reference: The frozen reference policy; None = a copy of the model as it is now.
+        reference: The frozen reference policy; None = the model with its adapter off, or a copy of it as it is
+            now where it has no adapter.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class GRPOLearner:
     ) -> None:
         self.model, self.config, self.seed = model, config, seed
         self.ranks = ranks or Ranks()
-        self.reference = (copy.deepcopy(model) if reference is None else reference).eval().requires_grad_(False)
+        self.reference = Reference(model, reference)
         self.controller = config.kl_controller()
         self.steps_done = 0
         self._optimisers = Optimisers(
@@ -79,7 +81,8 @@ class GRPOLearner:
         groups = collect(number)
         collected = time.monotonic()
         scored = credit(groups, self.config, generator(self.seed, "shuffle", number, self.ranks.rank))
-        reference_logprobs = self._score(self.reference, [item.segment for item in scored])
+        with self.reference.model() as reference:
+            reference_logprobs = self._score(reference, [item.segment for item in scored])
         local = group_sums(groups) | _kl_sums(scored, reference_logprobs)
         if self.config.advantage == "gigpo":
             local |= shared_anchor_sums(groups)
@@ -106,9 +109,9 @@ class GRPOLearner:
         return row
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs; all ranks must call it together."""
+        """What a resumed run needs, of the weights only those that are trained; all ranks must call it together."""
         return {
-            "model": self.model.state_dict(),
+            "model": trained_state(self.model),
             "optimisers": self._optimisers.state_dict(),
             "controller": self.controller.state_dict(),
             "steps_done": self.steps_done,
@@ -117,7 +120,7 @@ class GRPOLearner:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores `state_dict()`. The reference is not part of it: pass the same one to the constructor."""
-        self.model.load_state_dict(state["model"])
+        load_trained_state(self.model, state["model"])
         self._optimisers.load_state_dict(state["optimisers"])
         self.controller.load_state_dict(state["controller"])
         self.steps_done = state["steps_done"]

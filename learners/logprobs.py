@@ -1,6 +1,7 @@
 """Log-probabilities of the tokens that the policy sampled, for any transformers causal language model.
 
 The output head is applied to the hidden states of those tokens only, in chunks, so that [B, T, V] never exists.
+A frozen head over a large vocabulary, as with adapters, has a way of its own (`tiled_logprobs`).
 Legend: B rows, T tokens, N action tokens of the batch in row-major order, H hidden size, V vocabulary.
 """
 
@@ -21,6 +22,7 @@ from ..core.seeding import generator
 from ..core.trajectories import Episode, Segment
 from .batch import TokenBatch, token_budget_batches
 from .precision import Autocast, device_of, training_arithmetic
+from .tiled_logprobs import TILE_LOGITS, tiled_logprobs
 
 MAX_LOGITS = 1 << 25
 """Logits that exist at one time (128 MiB in float32); more action tokens are scored chunk by chunk."""
@@ -43,7 +45,7 @@ def action_logprobs(
         action_mask_BT: True = score this token; the first token of a row cannot be scored.
         temperature: Divides the logits, as the sampler did.
         autocast: Arithmetic of the forward pass.
-        max_logits: Greatest number of logits to hold at one time.
+        max_logits: Greatest number of logits to hold at one time; with a frozen head the limit is `TILE_LOGITS`.
     """
     targets_N = input_ids_BT[:, 1:][action_mask_BT[:, 1:]]
     head = logit_head(model)
@@ -53,6 +55,9 @@ def action_logprobs(
             return _token_logprobs(logits, targets_N, temperature)
         hidden_BTH = head.decoder(input_ids=input_ids_BT, use_cache=False).last_hidden_state
         hidden_NH = hidden_BTH[:, :-1][action_mask_BT[:, 1:]]
+        if head.is_frozen_matrix and len(hidden_NH) * head.vocab_size > min(max_logits, TILE_LOGITS):
+            weight, bias = head.linear.weight, head.linear.bias
+            return tiled_logprobs(hidden_NH, weight, bias, targets_N, temperature / head.scale)
         rows = max(1, max_logits // head.vocab_size)
         if len(hidden_NH) <= rows:
             return _token_logprobs(head(hidden_NH), targets_N, temperature)
@@ -123,10 +128,16 @@ class LogitHead:
     """How a model turns token ids into logits: decoder, linear head, scaling, soft cap."""
 
     decoder: nn.Module
-    linear: nn.Module
+    linear: Any
     scale: float
     softcap: float | None
     vocab_size: int
+
+    @property
+    def is_frozen_matrix(self) -> bool:
+        """Whether the head is one matrix (and a bias) that is not trained, without a cap on its logits."""
+        plain = type(self.linear) is nn.Linear and self.softcap is None
+        return plain and not any(parameter.requires_grad for parameter in self.linear.parameters())
 
     def __call__(self, hidden_NH: Tensor) -> Tensor:
         """Logits [N, V]."""

@@ -23,8 +23,8 @@ class Optimisers:
     Args:
         model: Its trainable parameters are optimised.
         learning_rate: Of AdamW.
-        muon_learning_rate: Of Muon (Jordan et al. 2024) for 2-D weights that are neither embeddings nor output head;
-            0 = AdamW for all.
+        muon_learning_rate: Of Muon (Jordan et al. 2024) for 2-D weights that are neither embeddings, output head
+            nor an adapter's; 0 = AdamW for all.
         betas: Of AdamW.
         weight_decay: Of both.
         max_grad_norm: Gradients are scaled down to this norm (over all parameters together).
@@ -113,9 +113,17 @@ def _warmup(step: int, warmup_steps: int) -> float:
 
 
 def _layer_matrices(model: Any) -> list[Tensor]:
-    """Trainable 2-D weights that are neither embeddings nor the output head."""
+    """Trainable 2-D weights that are neither embeddings nor the output head.
+
+    Adapters are left out, too. Muon gives every direction of an update the same length; the factors of a low-rank
+    product are a map into few directions and one out of them, and B begins at zero.
+    """
     outer = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     if head is not None:
         outer.add(id(head.weight))
-    return [p for p in model.parameters() if p.requires_grad and p.ndim == 2 and id(p) not in outer]
+    return [
+        parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and parameter.ndim == 2 and id(parameter) not in outer and ".lora_" not in name
+    ]

@@ -2,11 +2,14 @@
 
 Every process runs the same stages on its own share of demonstrations, groups and evaluation tasks; gradients are summed
 between them (learners.distributed). The learners know nothing of recipes, and this file knows no formula.
+
+With `model.lora` each stage trains an adapter of its own. SFT's is merged, so that `sft/` is an ordinary model: GRPO's
+reference is that model, which is what its own adapter gives when it is off (learners.reference). `policy/` holds GRPO's
+adapter alone.
 """
 
 from __future__ import annotations
 
-import copy
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,8 +28,16 @@ from ..core.errors import ConfigError, RunStopped, StorageError
 from ..core.seeding import derive_seed
 from ..core.trajectories import Episode
 from ..envs.registration import make_env
+from ..models.adapters import (
+    add_adapter,
+    has_adapter,
+    load_trained_state,
+    merge_adapter,
+    merged_state,
+    trained_state,
+)
 from ..models.chat import ChatFormat
-from ..models.loading import build_model, load_model, resolve_device, save_model
+from ..models.loading import build_model, load_model, recompute_activations, resolve_device, save_model
 from ..models.tokenizers import train_tokenizer
 from .checkpoint import CheckpointStore
 from .collection import GroupCollector
@@ -37,6 +48,7 @@ from .grpo import GRPOLearner, train_grpo
 from .logprobs import sequence_kl
 from .metrics import MetricsWriter
 from .progress import StageProgress, TaskProgress
+from .reference import Reference
 from .run_folder import RunFolder
 from .sft import train_sft
 
@@ -158,6 +170,8 @@ def sft_stage(context: RankContext, resume: bool) -> tuple[PreTrainedModel, PreT
     loaded = None if recipe.from_scratch else _load(recipe, recipe.model.path or "")  # if that fails, then at once
     episodes = _demonstrations(context)
     model, tokenizer = loaded or _new_model(context, episodes)
+    if recipe.model.lora.rank:
+        add_adapter(model, recipe.model.lora, seed=derive_seed(recipe.seed, "adapter", "sft"))
     tools = _tools(recipe)
     plain = recipe.demos.action_style == "plain" or (recipe.demos.action_style == "auto" and recipe.from_scratch)
     if not plain:
@@ -180,6 +194,8 @@ def sft_stage(context: RankContext, resume: bool) -> tuple[PreTrainedModel, PreT
         )
     if result.stopped:
         raise _stopped(context, f"after {result.steps} steps of SFT")
+    if has_adapter(model):
+        merge_adapter(model)
     if ranks.is_first:
         save_model(model, tokenizer, folder.sft)
     ranks.barrier()
@@ -205,11 +221,23 @@ def _new_model(context: RankContext, episodes: Sequence[Episode]) -> tuple[PreTr
         eos_id=int(vocabulary[str(tokenizer.eos_token)]),
     )
     ranks.broadcast_model(model)
+    _prepare(recipe, model)
     return model, tokenizer
 
 
 def _load(recipe: Recipe, path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    return load_model(path, dtype=recipe.model.dtype, device=recipe.model.device, attention=recipe.model.attention)
+    """A model to train; an adapter that it comes with becomes part of it."""
+    settings = recipe.model
+    model, tokenizer = load_model(path, settings.dtype, settings.device, settings.attention)
+    if has_adapter(model):
+        merge_adapter(model)
+    _prepare(recipe, model)
+    return model, tokenizer
+
+
+def _prepare(recipe: Recipe, model: PreTrainedModel) -> None:
+    if recipe.model.gradient_checkpointing:
+        recompute_activations(model)
 
 
 def _tools(recipe: Recipe) -> list[dict[str, Any]]:
@@ -265,18 +293,20 @@ def _verdict(result: EvalResult) -> str:
 
 
 # --------------------------------------------------------------------------------------------------------------- GRPO
-def grpo_stage(context: RankContext, policy: LLMPolicy, resume: bool) -> PreTrainedModel:
+def grpo_stage(context: RankContext, policy: LLMPolicy, resume: bool) -> Reference:
     """Trains the policy in place, saves `policy/`, and gives the frozen reference."""
     recipe, ranks, folder = context.recipe, context.ranks, context.folder
-    reference = copy.deepcopy(policy.model)
+    if recipe.model.lora.rank:
+        policy.close()  # its engine reads a model without an adapter
+        base = str(folder.sft.resolve()) if "sft" in recipe.stages else recipe.reference
+        add_adapter(policy.model, recipe.model.lora, seed=derive_seed(recipe.seed, "adapter", "grpo"), base=base)
     if resume and folder.policy.is_dir():
-        trained, _ = _load(recipe, str(folder.policy))
-        policy.model.load_state_dict(trained.state_dict())
+        reference = Reference(policy.model)
+        trained, _ = load_model(folder.policy, recipe.model.dtype, recipe.model.device, recipe.model.attention)
+        load_trained_state(policy.model, trained_state(trained))
         policy.weights_changed()
         return reference
-    learner = GRPOLearner(
-        policy.model, recipe.grpo, seed=derive_seed(recipe.seed, "grpo"), ranks=ranks, reference=reference
-    )
+    learner = GRPOLearner(policy.model, recipe.grpo, seed=derive_seed(recipe.seed, "grpo"), ranks=ranks)
 
     with (
         context.progress.task("GRPO") as task,
@@ -300,9 +330,11 @@ def grpo_stage(context: RankContext, policy: LLMPolicy, resume: bool) -> PreTrai
     if not finished:
         raise _stopped(context, f"after {learner.steps_done} steps of GRPO")
     if ranks.is_first:
+        if recipe.model.lora.rank and recipe.model.lora.save_merged:
+            save_model(policy.model, policy.tokenizer, folder.merged_policy, merged_state(policy.model))
         save_model(policy.model, policy.tokenizer, folder.policy)
     ranks.barrier()
-    return reference
+    return learner.reference
 
 
 def _validate(context: RankContext, policy: LLMPolicy, step: int, task: Any) -> None:
@@ -354,8 +386,9 @@ def _figures(recipe: Recipe, name: str, results: Mapping[str, EvalResult]) -> di
     return figures
 
 
-def _mean_kl(context: RankContext, reference: PreTrainedModel, episodes: Sequence[Episode]) -> float:
+def _mean_kl(context: RankContext, reference: Reference, episodes: Sequence[Episode]) -> float:
     """`kl_seq`: nats per held-out episode, sampled at temperature 1."""
-    mine = sequence_kl(reference, episodes[context.ranks.rank :: context.ranks.size])
+    with reference.model() as model:
+        mine = sequence_kl(model, episodes[context.ranks.rank :: context.ranks.size])
     sums = context.ranks.sum_floats({"kl": sum(mine), "n": float(len(mine))})
     return sums["kl"] / max(1.0, sums["n"])

@@ -4,7 +4,8 @@ runs/NAME/
     recipe.toml        the resolved recipe
     summary.json       the figures, written at the end
     metrics.jsonl      one row per logged step; tb/ has the same for TensorBoard
-    sft/  policy/      ordinary transformers folders
+    sft/  policy/      ordinary transformers folders; with model.lora, policy/ holds an adapter of the model in sft/
+    policy-merged/     with model.lora.save_merged: the same policy as an ordinary folder
     checkpoints/       what `--resume` continues from
     episodes/          evaluation episodes, JSON lines
 """
@@ -51,8 +52,13 @@ class RunFolder:
 
     @property
     def policy(self) -> Path:
-        """The trained policy."""
+        """The trained policy; with `model.lora` an adapter."""
         return self.path / "policy"
+
+    @property
+    def merged_policy(self) -> Path:
+        """The trained policy as an ordinary folder, with `model.lora.save_merged`."""
+        return self.path / "policy-merged"
 
     @property
     def checkpoints(self) -> Path:

@@ -15,6 +15,7 @@ from torch import nn
 
 from ..core.seeding import generator
 from ..core.trajectories import Segment
+from ..models.adapters import load_trained_state, trained_state
 from .batch import TokenBatch, token_budget_batches
 from .checkpoint import CheckpointStore, rng_state, set_rng_state
 from .distributed import Ranks
@@ -52,7 +53,8 @@ class SFTConfig:
     learning_rate: float = 3e-3
     """Of AdamW."""
     muon_learning_rate: float = 0.02
-    """Of Muon, for the matrices inside the layers; 0 = AdamW for everything (right for pretrained models)."""
+    """Of Muon, for the matrices inside the layers; 0 = AdamW for everything (right for pretrained models). Adapters are
+    AdamW's in any case."""
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.01
     warmup_steps: int = 40
@@ -97,7 +99,7 @@ def train_sft(
     """Trains the model in place.
 
     Args:
-        model: A transformers causal language model; equal on all ranks.
+        model: A transformers causal language model, with an adapter or without; equal on all ranks.
         sequences: This rank's tokenised demonstrations.
         config: How to train.
         seed: Decides the order of the data.
@@ -197,7 +199,7 @@ class _Trainer:
             return
         rng_states = self.ranks.gather_objects(rng_state())
         if self.ranks.is_first:
-            state = {"model": self.model.state_dict(), "optimisers": self.optimisers.state_dict(), "rng": rng_states}
+            state = {"model": trained_state(self.model), "optimisers": self.optimisers.state_dict(), "rng": rng_states}
             self.checkpoints.save("sft", self.step, state)
         self.ranks.barrier()
 
@@ -205,7 +207,7 @@ class _Trainer:
         checkpoint = self.checkpoints.load_latest() if self.checkpoints is not None else None
         if checkpoint is None or checkpoint.stage != "sft":
             return
-        self.model.load_state_dict(checkpoint.state["model"])
+        load_trained_state(self.model, checkpoint.state["model"])
         self.optimisers.load_state_dict(checkpoint.state["optimisers"])
         set_rng_state(checkpoint.state["rng"], self.ranks.rank)
         self.step = checkpoint.step

@@ -3,8 +3,8 @@
 Shape: RMSNorm, rotary positions, grouped-query attention (with or without q/k norms and biases), SwiGLU: Llama, Qwen2
 and Qwen3. What makes it fast on small models: few operations per token (joined projections, norm weights folded into
 them), no padding in the matrix products of a chunk, only the last token of a chunk in the last layer, keys stored
-transposed. What it leaves out: sliding windows, mixtures of experts, adapters, quantised weights; `fits` sends those to
-the model's own forward.
+transposed. Low-rank adapters are part of the weights that it multiplies with. What it leaves out: sliding windows,
+mixtures of experts, other adapters, quantised weights; `fits` sends those to the model's own forward.
 
 Legend: R cache rows, B rows of a call, N tokens of a call, T tokens of the longest chunk, S positions in use, H query
 heads, K key heads, G = H/K, D head size, C hidden size, V vocabulary.
@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from torch.nn.functional import pad, silu
 
+from .adapters import linear_parts
 from .decoders import IntArray
 from .fused_weights import FusedLayer, FusedWeights
 
@@ -48,11 +49,13 @@ def fits(model: PreTrainedModel, max_context: int) -> bool:
     if rope.get("rope_type", "default") not in _ROPE_TYPES:
         return False
     linears = [model.lm_head, *(linear for layer in layers for linear in _linears(layer))]
-    # Exactly nn.Linear: an adapter or a quantised layer has a `weight` that is not all of what it computes.
-    return all(type(linear) is nn.Linear for linear in linears)
+    # Parts that are all of the layer: another adapter or a quantised layer has a `weight` that is not.
+    return type(model.model.embed_tokens) is nn.Embedding and all(
+        linear_parts(linear) is not None for linear in linears
+    )
 
 
-def _linears(layer: Any) -> list[nn.Linear]:
+def _linears(layer: Any) -> list[nn.Module]:
     attention, mlp = layer.self_attn, layer.mlp
     return [
         *(attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj),

@@ -3,6 +3,9 @@
 Small float32 models get joined copies: q, k, v in one matrix, gate and up in one, and the norm before a matrix folded
 into it (a linear map commutes with the row's scale), so that a step takes few operations. Large models and half
 precision keep their own tensors, because a copy would cost memory, or round differently.
+
+An adapter (LoRA) is added into the joined copies, where it costs nothing. Beside tensors that are the model's own it is
+two small products: adding it in would change the base, and half precision would round small updates away.
 """
 
 from __future__ import annotations
@@ -14,6 +17,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from torch.nn.functional import linear, rms_norm
+
+from ..core.errors import ModelError
+from .adapters import LinearParts, linear_parts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -60,28 +66,32 @@ class FusedWeights:
             qkv=self._normed(layer.input_layernorm.weight, projections, scales),
             qk_norm=self._qk_norm(attention, scale) if has_qk_norm else None,
             scales_queries=self._joins or has_qk_norm,
-            out=_plain(attention.o_proj),
+            out=self._single(attention.o_proj),
             gate_up=self._normed(layer.post_attention_layernorm.weight, [mlp.gate_proj, mlp.up_proj]),
-            down=_plain(mlp.down_proj),
+            down=self._single(mlp.down_proj),
         )
+
+    def _single(self, item: nn.Module) -> Map:
+        """One linear layer without a norm before it."""
+        parts = _parts(item)
+        return _affine(LinearParts(parts.joined(), parts.bias) if self._joins else parts)
 
     def _normed(self, norm: torch.Tensor, linears: Sequence[nn.Linear], scales: Sequence[float] | None = None) -> Map:
         """RMSNorm, then several linear layers side by side, each times its scale."""
         scales = scales or [1.0] * len(linears)
+        parts = [_parts(item) for item in linears]
         if not self._joins:
-            weights = [item.weight.detach() for item in linears]
-            biases = [None if item.bias is None else item.bias.detach() for item in linears]
-            return _separate(norm.detach(), self._epsilon, weights, biases)
+            return _separate(norm.detach(), self._epsilon, [_affine(item) for item in parts])
         size = norm.shape[0]
         folded = norm.detach() * size**0.5
-        weight = torch.cat([item.weight.detach() * scale for item, scale in zip(linears, scales, strict=True)]) * folded
+        weight = torch.cat([item.joined() * scale for item, scale in zip(parts, scales, strict=True)]) * folded
         bias = None
-        if any(item.bias is not None for item in linears):
-            parts = [
-                item.weight.new_zeros(item.out_features) if item.bias is None else item.bias.detach() * scale
-                for item, scale in zip(linears, scales, strict=True)
+        if any(item.bias is not None for item in parts):
+            biases = [
+                item.weight.new_zeros(len(item.weight)) if item.bias is None else item.bias * scale
+                for item, scale in zip(parts, scales, strict=True)
             ]
-            bias = torch.cat(parts)
+            bias = torch.cat(biases)
         floor = torch.tensor((size * self._epsilon) ** 0.5, dtype=norm.dtype, device=norm.device)
 
         def joined(x: torch.Tensor) -> torch.Tensor:
@@ -104,17 +114,30 @@ class FusedWeights:
         return normed
 
 
-def _plain(item: nn.Linear) -> Map:
-    weight, bias = item.weight.detach(), None if item.bias is None else item.bias.detach()
-    return lambda x: linear(x, weight, bias)
+def _parts(item: nn.Module) -> LinearParts:
+    parts = linear_parts(item)
+    if parts is None:
+        raise ModelError(f"{type(item).__name__} is no linear layer that this decoder knows; make a new engine")
+    return parts
 
 
-def _separate(
-    norm: torch.Tensor, epsilon: float, weights: list[torch.Tensor], biases: list[torch.Tensor | None]
-) -> Map:
+def _affine(parts: LinearParts) -> Map:
+    """The layer with the model's own tensors; an adapter computes in its own dtype, as in training."""
+    weight, bias, down, up = parts.weight, parts.bias, parts.down, parts.up
+    if down is None or up is None:
+        return lambda x: linear(x, weight, bias)
+
+    def adapted(x: torch.Tensor) -> torch.Tensor:
+        added = linear(linear(x.to(down.dtype), down), up)
+        return linear(x, weight, bias).add_(added)
+
+    return adapted
+
+
+def _separate(norm: torch.Tensor, epsilon: float, maps: list[Map]) -> Map:
     def apply(x: torch.Tensor) -> torch.Tensor:
         x = rms_norm(x, norm.shape, norm, epsilon)
-        parts = [linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+        outputs = [each(x) for each in maps]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
 
     return apply

@@ -1,7 +1,8 @@
 """Causal language models and their tokenizers: made from a config, loaded from a folder or hub id, saved atomically.
 
-Every way in which loading fails for a reason outside this program is a one-line `ModelError`. It knows nothing about
-chat formats (`chat`) or decoding (`engine`).
+A folder may hold an adapter alone (`adapters`), which names its base. Every way in which loading fails for a
+reason outside this program is a one-line `ModelError`. It knows nothing about chat formats (`chat`) or decoding
+(`engine`).
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..core.errors import ConfigError, ModelError, StorageError, did_you_mean
+from .adapters import CONFIG_FILE, LoRAConfig, base_of_adapter, has_adapter, read_adapter, write_adapter
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +38,12 @@ class ModelConfig:
     device: str = "auto"
     """`auto` takes CUDA where there is one, else the CPU."""
     attention: str = "sdpa"
-    """Attention implementation of transformers: `sdpa` or `eager`."""
+    """Attention implementation of transformers: `sdpa`, `eager`, or `flash_attention_2` where that is installed."""
+    gradient_checkpointing: bool = False
+    """Keep each layer's input alone for the backward pass, which computes the layer again: less memory, about a third
+    more time, equal gradients."""
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
+    """Train a low-rank adapter instead of the weights."""
     architecture: Literal["llama", "qwen3"] = "llama"
     hidden_size: int = 128
     layers: int = 2
@@ -124,6 +131,8 @@ def load_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Loads a causal language model and its tokenizer as `from_pretrained` does.
 
+    The folder of an adapter (peft's format) gives its base with the adapter in it.
+
     Raises:
         ModelError: The folder is missing or holds no model, the hub cannot be reached, the tokenizer has no chat
             template or no end token, or the device is not here. One line each.
@@ -135,12 +144,17 @@ def load_model(
         raise ModelError(f"dtype={dtype!r}{did_you_mean(dtype, DTYPES)}")
     target = resolve_device(device)
     name = _checked_name(str(folder_or_hub_id))
+    adapter = Path(name) if _is_adapter(Path(name)) else None
+    base = _checked_name(base_of_adapter(adapter)) if adapter else name
     with _one_line_errors(name), _no_progress_bars():
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        has_tokenizer = adapter is None or (adapter / "tokenizer_config.json").is_file()
+        tokenizer = AutoTokenizer.from_pretrained(name if has_tokenizer else base)
         check_tokenizer(tokenizer, name)
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            name, dtype="auto" if dtype == "auto" else getattr(torch, dtype), attn_implementation=attention
+            base, dtype="auto" if dtype == "auto" else getattr(torch, dtype), attn_implementation=attention
         )
+        if adapter:
+            read_adapter(model, adapter)
     embeddings: Any = model.get_input_embeddings()
     embedded = embeddings.weight.shape[0]
     if len(tokenizer) > embedded:
@@ -164,8 +178,20 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
         raise ModelError(f"{name}: the tokenizer has no end token; set tokenizer.eos_token and save it")
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> Path:
-    """Writes an ordinary model folder; a reader sees the old folder or the whole new one, never a part.
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | Path,
+    state: dict[str, torch.Tensor] | None = None,
+) -> Path:
+    """Writes a model folder; a reader sees the old folder or the whole new one, never a part.
+
+    Args:
+        model: The model. One with an adapter gives the folder of the adapter alone, in peft's format.
+        tokenizer: Its tokenizer.
+        folder: Where to.
+        state: What to save instead of the model's own state, such as `adapters.merged_state(model)`; the folder is an
+            ordinary one then.
 
     Raises:
         StorageError: The folder cannot be written (no permission, full disk).
@@ -179,7 +205,10 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
     try:
         temporary.chmod(0o755)
         with _no_progress_bars():
-            model.save_pretrained(temporary)
+            if has_adapter(model) and state is None:
+                write_adapter(model, temporary)
+            else:
+                model.save_pretrained(temporary, state_dict=state)
             tokenizer.save_pretrained(temporary)
         _replace_folder(temporary, target)
     except OSError as error:
@@ -213,7 +242,7 @@ def _checked_name(name: str) -> str:
     """Gives the folder's path or the hub id, after checking what can be checked without loading."""
     path = Path(name).expanduser()
     if path.is_dir():
-        if not (path / "config.json").is_file():
+        if not (path / "config.json").is_file() and not _is_adapter(path):
             raise ModelError(f"{name} is not a model folder: it has no config.json")
         return str(path)
     if path.exists():
@@ -223,6 +252,24 @@ def _checked_name(name: str) -> str:
     if "/" not in name:
         raise ModelError(f"no model folder {name!r} (a hub id is written 'owner/name')")
     return name
+
+
+def _is_adapter(path: Path) -> bool:
+    return (path / CONFIG_FILE).is_file() and not (path / "config.json").is_file()
+
+
+def recompute_activations(model: PreTrainedModel) -> None:
+    """Switches gradient checkpointing on; passes without gradient, or in evaluation mode, stay as they are.
+
+    Raises:
+        ModelError: The architecture does not support it.
+    """
+    new_name = "activation_checkpointing_enable"  # transformers 5.20; before, "gradient"
+    enable: Any = getattr(model, new_name if hasattr(model, new_name) else "gradient_checkpointing_enable")
+    try:
+        enable({"use_reentrant": False})  # works with a frozen embedding, too
+    except ValueError as error:
+        raise ModelError(f"model.gradient_checkpointing=true: {error}") from error
 
 
 @contextmanager

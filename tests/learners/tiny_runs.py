@@ -20,16 +20,17 @@ from palaestra.learners.grpo import GRPOConfig, GRPOLearner, train_grpo
 from palaestra.learners.logprobs import segment_logprobs
 from palaestra.learners.metrics import MetricsWriter
 from palaestra.learners.sft import SFTConfig, train_sft
+from palaestra.models.adapters import LoRAConfig, add_adapter, trained_state
+from palaestra.models.loading import recompute_activations
 
 VOCABULARY = 24
 
 
 def tiny_model(seed: int = 0, **changes: Any) -> LlamaForCausalLM:
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes |= {"vocab_size": VOCABULARY, "max_position_embeddings": 64}
     config = LlamaConfig(
-        vocab_size=VOCABULARY,
         num_key_value_heads=1,
-        max_position_embeddings=64,
         tie_word_embeddings=True,
         initializer_range=0.2,
         **{**sizes, **changes},
@@ -37,6 +38,15 @@ def tiny_model(seed: int = 0, **changes: Any) -> LlamaForCausalLM:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return LlamaForCausalLM(config).eval()
+
+
+def adapted_model(seed: int = 0, recompute: bool = False, **changes: Any) -> LlamaForCausalLM:
+    """The tiny model with a new adapter."""
+    model = tiny_model(seed)
+    add_adapter(model, LoRAConfig(**{"rank": 4, "alpha": 8.0, **changes}), seed=seed)
+    if recompute:
+        recompute_activations(model)
+    return model
 
 
 def random_segment(rng: np.random.Generator, length: int | None = None) -> Segment:
@@ -113,6 +123,15 @@ def grpo_weights(ranks: Ranks, steps: int) -> tuple[torch.Tensor, list[dict[str,
     learner = GRPOLearner(tiny_model(), CONFIG, seed=0, ranks=ranks)
     rows = [learner.step(collector(ranks, learner)) for _ in range(steps)]
     return parameters_of(learner.model), rows
+
+
+def adapter_after_a_step(ranks: Ranks, recompute: bool) -> dict[str, Any]:
+    """What a step of GRPO makes of an adapter, with or without gradient checkpointing."""
+    torch.set_num_threads(1)
+    learner = GRPOLearner(adapted_model(recompute=recompute), CONFIG, seed=0, ranks=ranks)
+    row = learner.step(collector(ranks, learner))
+    adapter = torch.cat([value.flatten() for value in trained_state(learner.model).values()])
+    return {"adapter": adapter.numpy(), "loss": row["loss"], "grad_norm": row["grad_norm"]}
 
 
 def sft_weights(ranks: Ranks) -> torch.Tensor:

@@ -75,7 +75,8 @@ def test_grpo_raises_held_out_success_and_keeps_the_kl_in_its_band() -> None:
     envs.close()
     policy.weights_changed()
     after = summarise(evaluate_policy(policy, "Words-v0", options))
-    kl = sequence_kl(learner.reference, after.episodes)
+    with learner.reference.model() as reference:
+        kl = sequence_kl(reference, after.episodes)
     assert after.success >= before.success + 0.25
     assert 0.3 <= sum(kl) / len(kl) <= 5.0
     assert rows[-1]["success"] > rows[0]["success"]

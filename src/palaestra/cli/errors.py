@@ -21,7 +21,7 @@ PIPE_CLOSED = 1
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _EXTRAS = {
-    "train": ("torch", "transformers", "tokenizers", "pydantic", "tomli_w", "tensorboard", "safetensors"),
+    "train": ("torch", "transformers", "tokenizers", "pydantic", "tomli_w", "tensorboard", "safetensors", "peft"),
     "report": ("jinja2", "matplotlib", "pygments"),
 }
 """Optional packages by the extra that installs them."""

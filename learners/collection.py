@@ -17,10 +17,15 @@ from .config import Recipe
 
 if TYPE_CHECKING:
     from ..agents.llm import LLMPolicy
+    from .curriculum import LevelCurriculum
 
 
 class GroupCollector:
-    """Collects this process's groups of a step; call it with the step's number, close it at the end."""
+    """Collects this process's groups of a step; call it with the step's number, close it at the end.
+
+    Attributes:
+        curriculum: What the tasks' levels are drawn by; None where they are drawn evenly. The learner feeds it.
+    """
 
     def __init__(self, recipe: Recipe, policy: LLMPolicy, index: int, count: int) -> None:
         self._recipe, self._policy = recipe, policy
@@ -35,6 +40,7 @@ class GroupCollector:
             split="train",
             **recipe.env.environment(levels),
         )
+        self.curriculum: LevelCurriculum | None = recipe.grpo.level_curriculum(self._envs.task_set)
 
     def __call__(self, step: int) -> list[Group]:
         """Gives the groups of this step, in order of their number."""
@@ -42,15 +48,14 @@ class GroupCollector:
         self._policy.weights_changed()
         specs: list[EpisodeSpec] = []
         for group in self._groups:
-            seed = derive_seed(recipe.seed, "task", step, group) % 2**31
-            task_id = self._envs.task_set.task(seed).task_id
+            task_id, seed = self._draw(step, group)
             specs += [EpisodeSpec(task_id=task_id, seed=seed, replica=i, group=group) for i in range(size)]
         episodes = collect(
             self._policy,
             self._envs,
             specs,
             sampling=Sampling(
-                temperature=recipe.grpo.temperature,
+                temperature=recipe.grpo.temperature_at(step),
                 max_turn_tokens=recipe.rollout.max_turn_tokens,
                 max_context_tokens=recipe.rollout.max_context_tokens,
             ),
@@ -59,6 +64,15 @@ class GroupCollector:
         )
         parts = [tuple(episodes[i : i + size]) for i in range(0, len(episodes), size)]
         return [Group(task_id=part[0].task_id, episodes=part) for part in parts]
+
+    def _draw(self, step: int, group: int) -> tuple[str, int]:
+        """The task of a group, and the seed of its episodes."""
+        parts = (self._recipe.seed, "task", step, group)
+        if self.curriculum is not None:
+            task, seed = self.curriculum.draw(*parts)
+            return task.task_id, seed
+        seed = derive_seed(*parts) % 2**31
+        return self._envs.task_set.task(seed).task_id, seed
 
     def close(self) -> None:
         """Closes the environments."""

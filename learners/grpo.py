@@ -23,11 +23,12 @@ from ..models.adapters import load_trained_state, trained_state
 from .batch import Sample, TokenBatch, token_budget_batches
 from .checkpoint import CheckpointStore, rng_state, set_rng_state
 from .credit import CreditedSegment, credit, shared_anchor_sums
+from .curriculum import LevelCurriculum
 from .distributed import Ranks
 from .group_statistics import group_row, group_sums
 from .grpo_config import GRPOConfig
 from .kl import MAX_LOG_RATIO, k3
-from .logprobs import action_logprobs, log_ratio_sum, segment_logprobs
+from .logprobs import action_logprobs, action_logprobs_and_entropies, log_ratio_sum, segment_logprobs
 from .losses import PolicyTokens, grpo_loss
 from .metrics import MetricsWriter
 from .optim import Optimisers, constant_then_linear
@@ -39,6 +40,7 @@ __all__ = ["GRPOConfig", "GRPOLearner", "train_grpo"]
 Collect = Callable[[int], list[Group]]
 """Gives this process's groups of a step; steps count from 1."""
 Row = dict[str, Any]
+_LOSS_SUMS = ("loss", "clip_low", "clip_high", "loss_tokens", "entropy")
 
 
 class GRPOLearner:
@@ -51,6 +53,8 @@ class GRPOLearner:
         ranks: The data-parallel processes; None = this one alone.
         reference: The frozen reference policy; None = the model with its adapter off, or a copy of it as it is
             now where it has no adapter.
+        curriculum: What `collect` draws levels by, if it does; the learner tells it what became of them and keeps it in
+            checkpoints.
     """
 
     def __init__(
@@ -61,11 +65,13 @@ class GRPOLearner:
         seed: int,
         ranks: Ranks | None = None,
         reference: nn.Module | None = None,
+        curriculum: LevelCurriculum | None = None,
     ) -> None:
         self.model, self.config, self.seed = model, config, seed
         self.ranks = ranks or Ranks()
         self.reference = Reference(model, reference)
-        self.controller = config.kl_controller()
+        self.controller, self.exploration = config.kl_controller(), config.entropy_controller()
+        self.curriculum = curriculum
         self.steps_done = 0
         self._optimisers = Optimisers(
             model,
@@ -82,12 +88,14 @@ class GRPOLearner:
         collected = time.monotonic()
         scored = credit(groups, self.config, generator(self.seed, "shuffle", number, self.ranks.rank))
         with self.reference.model() as reference:
-            reference_logprobs = self._score(reference, [item.segment for item in scored])
+            reference_logprobs = self._score(reference, [item.segment for item in scored], number)
         local = group_sums(groups) | _kl_sums(scored, reference_logprobs)
         if self.config.advantage == "gigpo":
             local |= shared_anchor_sums(groups)
+        if self.curriculum is not None:
+            local |= self.curriculum.sums(groups)
         sums = self.ranks.sum_floats(local)
-        samples = self._samples(scored, reference_logprobs)
+        samples = self._samples(scored, reference_logprobs, number)
         referenced = time.monotonic()
         update = self._update(samples, sums, number)
         finished = time.monotonic()
@@ -96,7 +104,12 @@ class GRPOLearner:
         kl_seq = sums["kl"] / sums["trajectories"] if sums["trajectories"] else math.nan
         row: Row = {"stage": "grpo", "step": number, "beta": self.controller.beta, "kl_seq": kl_seq}
         row |= {"kl_token": sums["kl"] / max(1.0, sums["tokens"])} | group_row(sums) | update
+        row |= {"temperature": self.config.temperature_at(number), "entropy_bonus": self.exploration.bonus}
         self.controller.update(kl_seq)
+        self.exploration.update(row["entropy"] if sums["tokens"] else math.nan)
+        if self.curriculum is not None:
+            row |= self.curriculum.row()
+            self.curriculum.update(sums)
         times = {
             "seconds": finished - started,
             "seconds_generation": collected - started,
@@ -114,6 +127,8 @@ class GRPOLearner:
             "model": trained_state(self.model),
             "optimisers": self._optimisers.state_dict(),
             "controller": self.controller.state_dict(),
+            "exploration": self.exploration.state_dict(),
+            "curriculum": None if self.curriculum is None else self.curriculum.state_dict(),
             "steps_done": self.steps_done,
             "rng": self.ranks.gather_objects(rng_state()),
         }
@@ -123,24 +138,28 @@ class GRPOLearner:
         load_trained_state(self.model, state["model"])
         self._optimisers.load_state_dict(state["optimisers"])
         self.controller.load_state_dict(state["controller"])
+        if "exploration" in state:  # checkpoints of earlier releases have none
+            self.exploration.load_state_dict(state["exploration"])
+        if self.curriculum is not None and state.get("curriculum"):
+            self.curriculum.load_state_dict(state["curriculum"])
         self.steps_done = state["steps_done"]
         set_rng_state(state["rng"], self.ranks.rank)
 
-    def _score(self, model: nn.Module, segments: Sequence[Segment]) -> list[NDArray[np.float32]]:
+    def _score(self, model: nn.Module, segments: Sequence[Segment], number: int) -> list[NDArray[np.float32]]:
         config = self.config
         return segment_logprobs(
             model,
             segments,
             batch_tokens=config.micro_batch_tokens,
-            temperature=config.temperature,
+            temperature=config.temperature_at(number),
             autocast=config.autocast,
         )
 
     def _samples(
-        self, scored: Sequence[CreditedSegment], reference_logprobs: Sequence[NDArray[np.float32]]
+        self, scored: Sequence[CreditedSegment], reference_logprobs: Sequence[NDArray[np.float32]], number: int
     ) -> list[Sample]:
         """What the loss is computed on, with importance weights where they are wanted."""
-        everything = self.config.kl_on_all_groups and self.controller.beta > 0
+        everything = self.config.kl_on_all_groups and (self.controller.beta > 0 or self.exploration.bonus > 0)
         chosen = [
             (item, reference)
             for item, reference in zip(scored, reference_logprobs, strict=True)
@@ -150,7 +169,7 @@ class GRPOLearner:
         weights: dict[int, float] = {}
         each_once = self.config.loss_normaliser == "sequences"
         if self.config.importance_cap is not None:
-            old = self._score(self.model, [item.segment for item, _ in chosen])
+            old = self._score(self.model, [item.segment for item, _ in chosen], number)
             weights = _importance_weights([item for item, _ in chosen], old, self.config.importance_cap)
         return [
             Sample(
@@ -182,12 +201,12 @@ class GRPOLearner:
             decay_from=config.decay_from,
             min_share=config.min_lr_share,
         )
-        totals: dict[str, float] = dict.fromkeys(("loss", "clip_low", "clip_high", "loss_tokens"), 0.0)
+        totals: dict[str, float] = dict.fromkeys(_LOSS_SUMS, 0.0)
         mismatch: dict[str, float] = dict.fromkeys(("tokens", "k3", "ratio", "ratio_squared"), 0.0)
         norms: list[float] = []
         self.model.train()
         for part in range(config.minibatches):
-            sums, off = self._gradient(units[part :: config.minibatches], denominator, rng)
+            sums, off = self._gradient(units[part :: config.minibatches], denominator, rng, number)
             sums = self.ranks.sum_floats(sums)
             for name, value in sums.items():
                 totals[name] += value
@@ -200,53 +219,61 @@ class GRPOLearner:
         return _update_row(totals, mismatch, norms, config, lr_share)
 
     def _gradient(
-        self, units: Sequence[Sequence[Sample]], denominator: float, rng: np.random.Generator
+        self, units: Sequence[Sequence[Sample]], denominator: float, rng: np.random.Generator, number: int
     ) -> tuple[dict[str, float], dict[str, float]]:
         """Accumulates this rank's gradient over micro-batches; gives sums for the loss and for the mismatch.
 
         Samples of one unit stay together.
         """
-        sums: dict[str, float] = dict.fromkeys(("loss", "clip_low", "clip_high", "loss_tokens"), 0.0)
+        sums: dict[str, float] = dict.fromkeys(_LOSS_SUMS, 0.0)
         off: dict[str, float] = dict.fromkeys(("tokens", "k3", "ratio", "ratio_squared"), 0.0)
         self._optimisers.zero_grad()
         lengths = [max(len(sample.segment) for sample in unit) for unit in units]
         heights = [len(unit) for unit in units]
         for indices in token_budget_batches(lengths, self.config.micro_batch_tokens, rng, heights):
             rows = [sample for i in indices for sample in units[i]]
-            log_ratio_N, loss, counts = self._micro_batch(rows, denominator)
+            log_ratio_N, loss, counts = self._micro_batch(rows, denominator, number)
             loss.backward()
             sums["loss"] += float(loss.detach())
             sums["loss_tokens"] += float(counts["tokens"])
             sums["clip_low"] += float(counts["clip_low"])
             sums["clip_high"] += float(counts["clip_high"])
+            sums["entropy"] += float(counts.get("entropy", 0.0))
             for name, value in _mismatch_sums(log_ratio_N).items():
                 off[name] += value
         return sums, off
 
-    def _micro_batch(self, rows: Sequence[Sample], denominator: float) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        config = self.config
+    def _micro_batch(
+        self, rows: Sequence[Sample], denominator: float, number: int
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        config, bonus = self.config, self.exploration.bonus
         batch = TokenBatch.from_segments([row.segment for row in rows], device_of(self.model))
-        logprobs_N = action_logprobs(
-            self.model,
-            batch.input_ids_BT,
-            batch.action_mask_BT,
-            temperature=config.temperature,
-            autocast=config.autocast,
-        )
+        logprobs_N, entropies_N = self._scored_actions(batch, number)
         weighted = config.importance_cap is not None or config.loss_normaliser == "sequences"
-        number = {trajectory: i for i, trajectory in enumerate(dict.fromkeys(row.trajectory for row in rows))}
+        place = {trajectory: i for i, trajectory in enumerate(dict.fromkeys(row.trajectory for row in rows))}
         tokens = PolicyTokens(
             logprobs=logprobs_N,
             old_logprobs=batch.action_tokens([row.old_logprobs_T for row in rows]),
             advantages=batch.action_tokens([row.advantages_T for row in rows]),
             mask=torch.ones_like(logprobs_N, dtype=torch.bool),
             reference_logprobs=batch.action_tokens([row.reference_logprobs_T for row in rows]),
+            entropies=entropies_N,
             weights=batch.spread([row.weight for row in rows]) if weighted else None,
-            sequences=batch.spread([number[row.trajectory] for row in rows], torch.long),
+            sequences=batch.spread([place[row.trajectory] for row in rows], torch.long),
         )
-        result = grpo_loss(tokens, config.loss_settings(self.controller.beta), denominator=denominator)
+        result = grpo_loss(tokens, config.loss_settings(self.controller.beta, bonus), denominator=denominator)
         recorded_N = batch.action_tokens([row.segment.logprobs_T for row in rows])
         return logprobs_N.detach() - recorded_N, result.loss, result.sums
+
+    def _scored_actions(self, batch: TokenBatch, number: int) -> tuple[Tensor, Tensor | None]:
+        """Log-probabilities of a batch's action tokens, and their entropies where a bonus needs them."""
+        settings: dict[str, Any] = {
+            "temperature": self.config.temperature_at(number),
+            "autocast": self.config.autocast,
+        }
+        if self.exploration.bonus:
+            return action_logprobs_and_entropies(self.model, batch.input_ids_BT, batch.action_mask_BT, **settings)
+        return action_logprobs(self.model, batch.input_ids_BT, batch.action_mask_BT, **settings), None
 
 
 def train_grpo(
@@ -347,7 +374,7 @@ def _update_row(
 ) -> Row:
     tokens, off_tokens = max(1.0, totals["loss_tokens"]), mismatch["tokens"]
     finite = [norm for norm in norms if math.isfinite(norm)]
-    return {
+    row = {
         "loss": totals["loss"] / config.minibatches,
         "clip_low": totals["clip_low"] / tokens,
         "clip_high": totals["clip_high"] / tokens,
@@ -357,3 +384,4 @@ def _update_row(
         "mismatch_ess": mismatch["ratio"] ** 2 / (off_tokens * mismatch["ratio_squared"]) if off_tokens else math.nan,
         "lr": config.learning_rate * lr_share,
     }
+    return row | ({"entropy_exact": totals["entropy"] / tokens} if totals["entropy"] else {})

@@ -6,20 +6,29 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ..core.errors import ConfigError
+from ..core.tasks import TaskSet
+from .curriculum import LevelCurriculum
+from .entropy import EntropyController
 from .kl import KLController
 from .losses import LossSettings, PolicyLoss
 from .precision import Autocast
 from .ranges import check_choices, check_ranges
+from .temperature import Shape, temperature_at
 
 Advantage = Literal["group", "rloo", "gigpo"]
 LossNormaliser = Literal["tokens", "constant", "sequences"]
 Schedule = Literal["refill", "fixed"]
+Curriculum = Literal["none", "success"]
 
 _RANGES = {
     "steps": "[0, inf)",
     "groups_per_step": "[1, inf)",
     "group_size": "[2, inf)",
     "temperature": "(0, inf)",
+    "temperature_final": "(0, inf)",
+    "temperature_share": "[0, 1]",
+    "curriculum_floor": "[0, 1]",
+    "curriculum_decay": "(0, 1]",
     "learning_rate": "(0, inf)",
     "betas": "[0, 1)",
     "weight_decay": "[0, 1)",
@@ -41,6 +50,12 @@ _RANGES = {
     "kl_smoothing": "[0, 1)",
     "kl_beta_min": "[0, inf)",
     "kl_beta_max": "[0, inf]",
+    "entropy_bonus": "[0, inf)",
+    "entropy_target": "(0, inf)",
+    "entropy_gain": "(0, inf)",
+    "entropy_limit": "(0, inf)",
+    "entropy_min": "(0, inf)",
+    "entropy_max": "(0, inf]",
     "importance_cap": "[1, inf)",
     "checkpoint_every": "[0, inf)",
 }
@@ -57,6 +72,18 @@ class GRPOConfig:
     """Episodes per task."""
     temperature: float = 1.0
     """Of sampling; the loss divides the logits by it as well."""
+    temperature_final: float | None = None
+    """What the temperature moves to; None = it never changes. Evaluation samples at temperature 1 in any case."""
+    temperature_schedule: Shape = "linear"
+    temperature_share: float = 1.0
+    """Share of the steps over which it moves."""
+    curriculum: Curriculum = "none"
+    """`success`: levels are drawn by their recent success p, most often near 1/2: in proportion to
+    floor + (1 - floor) 4 p (1 - p) (arXiv 2408.15099)."""
+    curriculum_floor: float = 0.1
+    """Share of its weight that a level keeps where p is 0 or 1."""
+    curriculum_decay: float = 0.9
+    """What episodes count in p, per step that has gone by since."""
     schedule: Schedule = "refill"
     """`fixed` promises bit-exact reruns and resume; `refill` only the same tasks and distribution, but is faster."""
 
@@ -109,7 +136,18 @@ class GRPOConfig:
     kl_beta_min: float = 0.03
     kl_beta_max: float = 0.2
     kl_on_all_groups: bool = False
-    """Whether groups without spread in their rewards, which have no advantage, still take part in the KL loss."""
+    """Whether groups without spread in their rewards, which have no advantage, still take part in the loss's KL (and
+    entropy)."""
+    entropy_bonus: float = 0.0
+    """Weight of the entropy per token in the loss (nats, exact over the vocabulary), which favours policies that leave
+    more open; with `entropy_target` its first value."""
+    entropy_target: float | None = None
+    """Nats per sampled token that the entropy shall not fall below: the bonus grows while it is below, and rests while it
+    is above; None = fixed bonus."""
+    entropy_gain: float = 0.3
+    entropy_limit: float = 0.3
+    entropy_min: float = 1e-4
+    entropy_max: float = 0.1
 
     importance_cap: float | None = None
     """Truncates the weight exp(sum(log pi_train - log pi_rollout)) of each trajectory, which corrects for an engine
@@ -127,9 +165,11 @@ class GRPOConfig:
             {
                 "advantage": get_args(Advantage),
                 "autocast": get_args(Autocast),
+                "curriculum": get_args(Curriculum),
                 "loss": get_args(PolicyLoss),
                 "loss_normaliser": get_args(LossNormaliser),
                 "schedule": get_args(Schedule),
+                "temperature_schedule": get_args(Shape),
             },
         )
         if self.kl_target is not None and not self.kl_beta_min <= self.kl_beta <= self.kl_beta_max:
@@ -137,7 +177,11 @@ class GRPOConfig:
                 f"grpo.kl_beta={self.kl_beta}: must be in [{self.kl_beta_min}, {self.kl_beta_max}], "
                 "the bounds kl_beta_min and kl_beta_max (or leave kl_target unset)"
             )
-
+        if self.entropy_target is not None and not self.entropy_min <= self.entropy_bonus <= self.entropy_max:
+            raise ConfigError(
+                f"grpo.entropy_bonus={self.entropy_bonus}: must be in [{self.entropy_min}, {self.entropy_max}], "
+                "the bounds entropy_min and entropy_max (or leave entropy_target unset)"
+            )
         self._check_combinations()
 
     def _check_combinations(self) -> None:
@@ -157,9 +201,43 @@ class GRPOConfig:
                 "set grpo.advantage='group'"
             )
 
-    def loss_settings(self, kl_beta: float) -> LossSettings:
-        """The policy loss with the KL's present weight."""
-        return LossSettings(loss=self.loss, clip_low=self.clip_low, clip_high=self.clip_high, kl_beta=kl_beta)
+    def loss_settings(self, kl_beta: float, entropy_bonus: float = 0.0) -> LossSettings:
+        """The policy loss with the present weights of the KL and of the entropy."""
+        return LossSettings(
+            loss=self.loss,
+            clip_low=self.clip_low,
+            clip_high=self.clip_high,
+            kl_beta=kl_beta,
+            entropy_bonus=entropy_bonus,
+        )
+
+    def temperature_at(self, step: int) -> float:
+        """The temperature that a step samples with, and that its loss divides the logits by; steps count from 1."""
+        return temperature_at(
+            step,
+            self.steps,
+            self.temperature,
+            self.temperature_final,
+            share=self.temperature_share,
+            shape=self.temperature_schedule,
+        )
+
+    def level_curriculum(self, task_set: TaskSet) -> LevelCurriculum | None:
+        """A curriculum over the levels of these tasks in its first state; None where there is none."""
+        if self.curriculum == "none":
+            return None
+        return LevelCurriculum(task_set, floor=self.curriculum_floor, decay=self.curriculum_decay)
+
+    def entropy_controller(self) -> EntropyController:
+        """A controller of the entropy bonus in its first state."""
+        return EntropyController(
+            self.entropy_bonus,
+            self.entropy_target,
+            gain=self.entropy_gain,
+            limit=self.entropy_limit,
+            minimum=self.entropy_min,
+            maximum=self.entropy_max,
+        )
 
     def kl_controller(self) -> KLController:
         """A controller in its first state."""

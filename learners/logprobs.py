@@ -8,7 +8,7 @@ Legend: B rows, T tokens, N action tokens of the batch in row-major order, H hid
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from ..core.seeding import generator
 from ..core.trajectories import Episode, Segment
 from .batch import TokenBatch, token_budget_batches
+from .entropy import entropies
 from .precision import Autocast, device_of, training_arithmetic
 from .tiled_logprobs import TILE_LOGITS, tiled_logprobs
 
@@ -47,12 +48,42 @@ def action_logprobs(
         autocast: Arithmetic of the forward pass.
         max_logits: Greatest number of logits to hold at one time; with a frozen head the limit is `TILE_LOGITS`.
     """
+    return _scores(model, input_ids_BT, action_mask_BT, _token_logprobs, temperature, autocast, max_logits)
+
+
+def action_logprobs_and_entropies(
+    model: nn.Module,
+    input_ids_BT: Tensor,
+    action_mask_BT: Tensor,
+    *,
+    temperature: float = 1.0,
+    autocast: Autocast = "none",
+    max_logits: int = MAX_LOGITS,
+) -> tuple[Tensor, Tensor]:
+    """`action_logprobs`, and the entropy (nats) of the distribution that each action token was drawn from, both [N]."""
+    scores_N2 = _scores(
+        model, input_ids_BT, action_mask_BT, _token_logprobs_and_entropies, temperature, autocast, max_logits
+    )
+    logprobs_N, entropies_N = scores_N2.unbind(-1)
+    return logprobs_N, entropies_N
+
+
+def _scores(
+    model: nn.Module,
+    input_ids_BT: Tensor,
+    action_mask_BT: Tensor,
+    score: Callable[[Tensor, Tensor, float], Tensor],
+    temperature: float,
+    autocast: Autocast,
+    max_logits: int,
+) -> Tensor:
+    """Applies `score(logits [n, V], targets [n], temperature)` to all action tokens, chunk by chunk if need be."""
     targets_N = input_ids_BT[:, 1:][action_mask_BT[:, 1:]]
     head = logit_head(model)
     with training_arithmetic(model, input_ids_BT.shape[1], autocast):
         if head is None:
             logits = model(input_ids=input_ids_BT, use_cache=False).logits[:, :-1][action_mask_BT[:, 1:]]
-            return _token_logprobs(logits, targets_N, temperature)
+            return score(logits, targets_N, temperature)
         hidden_BTH = head.decoder(input_ids=input_ids_BT, use_cache=False).last_hidden_state
         hidden_NH = hidden_BTH[:, :-1][action_mask_BT[:, 1:]]
         if head.is_frozen_matrix and len(hidden_NH) * head.vocab_size > min(max_logits, TILE_LOGITS):
@@ -60,14 +91,14 @@ def action_logprobs(
             return tiled_logprobs(hidden_NH, weight, bias, targets_N, temperature / head.scale)
         rows = max(1, max_logits // head.vocab_size)
         if len(hidden_NH) <= rows:
-            return _token_logprobs(head(hidden_NH), targets_N, temperature)
+            return score(head(hidden_NH), targets_N, temperature)
 
-        def score(hidden: Tensor, targets: Tensor) -> Tensor:
-            return _token_logprobs(head(hidden), targets, temperature)
+        def score_chunk(hidden: Tensor, targets: Tensor) -> Tensor:
+            return score(head(hidden), targets, temperature)
 
         chunks = zip(hidden_NH.split(rows), targets_N.split(rows), strict=True)
         # recomputing a chunk's logits in the backward pass keeps one chunk in memory instead of all
-        return torch.cat([checkpoint(score, hidden, targets, use_reentrant=False) for hidden, targets in chunks])
+        return torch.cat([checkpoint(score_chunk, hidden, targets, use_reentrant=False) for hidden, targets in chunks])
 
 
 def segment_logprobs(
@@ -199,3 +230,12 @@ def _token_logprobs(logits_NV: Tensor, targets_N: Tensor, temperature: float) ->
     if temperature != 1.0:
         logits_NV = logits_NV / temperature
     return -nn.functional.cross_entropy(logits_NV, targets_N, reduction="none")
+
+
+def _token_logprobs_and_entropies(logits_NV: Tensor, targets_N: Tensor, temperature: float) -> Tensor:
+    """[N, 2], so that one checkpointed call gives both."""
+    logits_NV = logits_NV.float()
+    if temperature != 1.0:
+        logits_NV = logits_NV / temperature
+    logprobs_NV = logits_NV.log_softmax(-1)
+    return torch.stack([logprobs_NV.gather(-1, targets_N[:, None])[:, 0], entropies(logprobs_NV)], dim=-1)

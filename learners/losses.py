@@ -29,6 +29,8 @@ class LossSettings:
     """The ratio's upper bound is 1 + clip_high."""
     kl_beta: float = 0.0
     """Weight of the KL to the reference policy."""
+    entropy_bonus: float = 0.0
+    """Weight of the entropy, which the loss rewards."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -49,6 +51,9 @@ class PolicyTokens:
     """True = the policy sampled this token."""
     reference_logprobs: Tensor | None = None
     """The same as `logprobs` under the reference policy; needed where `kl_beta` is not 0."""
+    entropies: Tensor | None = None
+    """Entropy (nats) of the distribution that each token was drawn from, with its gradient; needed where
+    `entropy_bonus` is not 0."""
     weights: Tensor | None = None
     """Constants that multiply the loss of each token: importance weights, or 1 / |o| for a mean over each answer."""
     sequences: Tensor | None = None
@@ -63,7 +68,8 @@ class LossResult:
     """Scalar to call `backward()` on: the sum over tokens, divided by the denominator."""
     sums: dict[str, Tensor]
     """Detached scalars: `tokens`, `clip_low`, `clip_high`: tokens whose gradient is clipped away on that side; for
-    `cispo`, which clips no gradient away, tokens whose weight is at that bound."""
+    `cispo`, which clips no gradient away, tokens whose weight is at that bound. `entropy`: the sum over the tokens,
+    where it was given."""
 
 
 def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip_low: float, clip_high: float) -> Tensor:
@@ -112,7 +118,8 @@ def grpo_loss(tokens: PolicyTokens, settings: LossSettings, *, denominator: floa
     - a constant (Dr. GRPO, arXiv 2503.20783, section 3.2): answers times a constant length, no weights;
     - a mean over each answer, then over answers (GRPO, GSPO): the number of answers, weights 1 / |o_i|.
 
-    The KL term's ratio is the token's own for every loss: only so is its expected gradient that of the KL.
+    The KL term's ratio is the token's own for every loss: only so is its expected gradient that of the KL. The entropy
+    bonus is exact over the vocabulary and has no ratio: its gradient is that of the entropy at the sampled contexts.
 
     Args:
         tokens: What was sampled, its log-probabilities and advantages.
@@ -120,7 +127,7 @@ def grpo_loss(tokens: PolicyTokens, settings: LossSettings, *, denominator: floa
         denominator: Divides the sum; the same on all processes and for all micro-batches of one update.
 
     Raises:
-        ValueError: The reference's log-probabilities or the sequences are needed, and are not there.
+        ValueError: The reference's log-probabilities, the entropies or the sequences are needed, and are not there.
     """
     mask = tokens.mask
     lp = torch.where(mask, tokens.logprobs, 0.0)
@@ -136,13 +143,17 @@ def grpo_loss(tokens: PolicyTokens, settings: LossSettings, *, denominator: floa
             raise ValueError(f"kl_beta={settings.kl_beta}: reference_logprobs are needed")
         reference = torch.where(mask, tokens.reference_logprobs, 0.0)
         per_token = per_token + settings.kl_beta * k3_times_ratio(lp, reference, old)
+    if settings.entropy_bonus:
+        if tokens.entropies is None:
+            raise ValueError(f"entropy_bonus={settings.entropy_bonus}: entropies are needed")
+        per_token = per_token - settings.entropy_bonus * torch.where(mask, tokens.entropies, 0.0)
     if tokens.weights is not None:
         per_token = per_token * torch.where(mask, tokens.weights, 0.0)
     low, high = _clipped(ratio.detach(), adv, settings)
-    return LossResult(
-        loss=torch.where(mask, per_token, 0.0).sum() / denominator,
-        sums={"tokens": mask.sum(), "clip_low": (mask & low).sum(), "clip_high": (mask & high).sum()},
-    )
+    sums = {"tokens": mask.sum(), "clip_low": (mask & low).sum(), "clip_high": (mask & high).sum()}
+    if tokens.entropies is not None:
+        sums["entropy"] = torch.where(mask, tokens.entropies.detach(), 0.0).sum()
+    return LossResult(loss=torch.where(mask, per_token, 0.0).sum() / denominator, sums=sums)
 
 
 def _ratio(lp: Tensor, old: Tensor, tokens: PolicyTokens, settings: LossSettings) -> Tensor:

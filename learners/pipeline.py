@@ -306,12 +306,17 @@ def grpo_stage(context: RankContext, policy: LLMPolicy, resume: bool) -> Referen
         load_trained_state(policy.model, trained_state(trained))
         policy.weights_changed()
         return reference
-    learner = GRPOLearner(policy.model, recipe.grpo, seed=derive_seed(recipe.seed, "grpo"), ranks=ranks)
-
     with (
         context.progress.task("GRPO") as task,
         GroupCollector(recipe, policy, ranks.rank, ranks.size) as collector,
     ):
+        learner = GRPOLearner(
+            policy.model,
+            recipe.grpo,
+            seed=derive_seed(recipe.seed, "grpo"),
+            ranks=ranks,
+            curriculum=collector.curriculum,
+        )
 
         def after_step(step: int, row: Mapping[str, Any]) -> None:
             task.grpo_step(step, recipe.grpo.steps, row)

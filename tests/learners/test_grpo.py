@@ -359,6 +359,11 @@ def test_a_stop_leaves_a_checkpoint_of_the_last_step(tmp_path: Path) -> None:
         ({"kl_target": 0.0}, r"^grpo\.kl_target=0\.0: must be in \(0, inf\)$"),
         ({"loss_normaliser": "token"}, r"^grpo\.loss_normaliser='token'; did you mean 'tokens'\?$"),
         ({"schedule": "fix"}, r"^grpo\.schedule='fix'; did you mean 'fixed'\?$"),
+        ({"temperature_final": 0.0}, r"^grpo\.temperature_final=0\.0: must be in \(0, inf\)$"),
+        ({"temperature_schedule": "cosin"}, r"^grpo\.temperature_schedule='cosin'; did you mean 'cosine'\?$"),
+        ({"curriculum": "sucess"}, r"^grpo\.curriculum='sucess'; did you mean 'success'\?$"),
+        ({"entropy_bonus": -1.0}, r"^grpo\.entropy_bonus=-1\.0: must be in \[0, inf\)$"),
+        ({"entropy_target": 0.5}, r"^grpo\.entropy_bonus=0\.0: must be in \[0\.0001, 0\.1\], the bounds entropy_min"),
         ({"kl_beta": 0.5, "kl_target": 3.0}, r"^grpo\.kl_beta=0\.5: must be in \[0\.03, 0\.2\], the bounds"),
     ],
 )

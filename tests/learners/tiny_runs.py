@@ -13,8 +13,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from palaestra.core.seeding import generator
+from palaestra.core.tasks import TaskSet
 from palaestra.core.trajectories import Episode, Group, Segment, Trajectory, Turn
+from palaestra.envs.tasks.code.compose import ComposeFamily
 from palaestra.learners.checkpoint import CheckpointStore
+from palaestra.learners.curriculum import LevelCurriculum
 from palaestra.learners.distributed import Ranks
 from palaestra.learners.grpo import GRPOConfig, GRPOLearner, train_grpo
 from palaestra.learners.logprobs import segment_logprobs
@@ -132,6 +135,19 @@ def adapter_after_a_step(ranks: Ranks, recompute: bool) -> dict[str, Any]:
     row = learner.step(collector(ranks, learner))
     adapter = torch.cat([value.flatten() for value in trained_state(learner.model).values()])
     return {"adapter": adapter.numpy(), "loss": row["loss"], "grad_norm": row["grad_norm"]}
+
+
+def curriculum_weights(ranks: Ranks) -> list[dict[Any, float]]:
+    """Every rank's weights after two steps, in which each rank fed its own half of the groups."""
+    curriculum = LevelCurriculum(TaskSet(split="train", families=(ComposeFamily(),), levels=(1, 2)))
+    for step in range(2):
+        groups = [
+            Group(task_id="t", episodes=(episode((), float((number + step) % 3 > 0), family="compose", level=level),))
+            for number in range(ranks.rank, 8, ranks.size)
+            for level in [1 + number % 2]
+        ]
+        curriculum.update(ranks.sum_floats(curriculum.sums(groups)))
+    return ranks.gather_objects(curriculum.weights)
 
 
 def sft_weights(ranks: Ranks) -> torch.Tensor:

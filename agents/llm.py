@@ -5,19 +5,24 @@ Collecting many episodes is `rollout.collect`; here is also the agent for one en
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core.errors import EnvironmentFailure
 from ..core.messages import Message, user
 from ..core.seeding import generator
 from ..core.trajectories import Sampling
 from ..models.chat import Action, ChatFormat, Conversation
-from ..models.engine import GenerationRequest, LocalEngine
+from ..models.engine import Engine, GenerationRequest, LocalEngine
 from ..models.loading import load_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+MakeEngine = Callable[[int, int], Engine]
+"""Makes an engine for so many rows of so many tokens that samples with a policy's weights."""
 
 
 class LLMPolicy:
@@ -29,22 +34,30 @@ class LLMPolicy:
         model: The model; trained in place elsewhere. Call `weights_changed` after its weights changed.
         tokenizer: Its tokenizer, with a chat template and an end token.
         sampling: How `act` samples; `collect` is given its own.
+        make_engine: What samples; None means the model itself, in this process.
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sampling: Sampling | None = None
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        sampling: Sampling | None = None,
+        make_engine: MakeEngine | None = None,
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.chat = ChatFormat(tokenizer)
         self.sampling = sampling or Sampling()
         self.version = 0
         """Counts weight changes; recorded with every turn."""
-        self._engine: LocalEngine | None = None
+        self._make_engine: MakeEngine = make_engine or (lambda rows, context: LocalEngine(model, rows, context))
+        self._engine: Engine | None = None
+        self._asked: tuple[int, int] = (0, 0)
+        """Rows and context that the kept engine was made for; it may have less context than that."""
         self._conversation: Conversation | None = None
         self._last: Action | None = None
         self._stream: list[int] = []
         """Tokens of the acting conversation's current segment."""
-        self._reader: LocalEngine | None = None
+        self._reader: Engine | None = None
         """The engine that has read them."""
         self._generator = generator("act", 0)
 
@@ -71,14 +84,15 @@ class LLMPolicy:
         """Greatest number of tokens of one conversation that the model knows; None = no such limit."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
-    def engine(self, rows: int, max_context: int) -> LocalEngine:
+    def engine(self, rows: int, max_context: int) -> Engine:
         """Gives an engine with at least this many rows and this much context; it is kept for the next call."""
         if self.max_positions is not None:
             max_context = min(max_context, self.max_positions)
         kept = self._engine
-        if kept is None or kept.rows < rows or kept.max_context < max_context:
+        if kept is None or self._asked[0] < rows or self._asked[1] < max_context:
             self.close()
-            self._engine = kept = LocalEngine(self.model, rows, max_context)
+            self._engine = kept = self._make_engine(rows, max_context)
+            self._asked = (rows, max_context)
         return kept
 
     def weights_changed(self) -> None:
@@ -103,7 +117,11 @@ class LLMPolicy:
         self._generator = generator("act", seed)
 
     def act(self, observation: str, info: Mapping[str, Any]) -> str:
-        """Gives the next action's text."""
+        """Gives the next action's text.
+
+        Raises:
+            EnvironmentFailure: The server that samples could not be reached or kept failing.
+        """
         if self._conversation is None:
             self.reset(observation, info, seed=0)
         conversation = self._conversation
@@ -134,6 +152,8 @@ class LLMPolicy:
                 )
             ]
         )[0]
+        if completion.failure is not None:
+            raise EnvironmentFailure(**completion.failure)
         self._stream += completion.token_ids
         self._reader = engine
         text = self.chat.decode(completion.token_ids)

@@ -265,11 +265,15 @@ class Collector:
     def _act(self) -> None:
         """Generates until a useful share of the turns is done and hands those to their environments."""
         started = time.perf_counter()
-        completions: list[Completion] = self._engine.poll()
-        self._requested -= len(completions)
+        completed = self._engine.poll()
+        self._requested -= len(completed)
+        completions: list[Completion] = [completion for completion in completed if completion.failure is None]
         completions.sort(key=lambda completion: self._slot_of[completion.key])
         texts = self._chat.decode_batch([completion.token_ids for completion in completions])
         self.telemetry.seconds_generation += time.perf_counter() - started
+        for completion in completed:
+            if completion.failure is not None:  # of a server that samples
+                self._failed(self._slot_of[completion.key], completion.failure)
         if not completions:
             return
         self.telemetry.turns += len(completions)

@@ -80,11 +80,23 @@ class RolloutConfig:
     """Episodes that run side by side in one process."""
     workers: int = 0
     """Threads that step environments; 0 steps them in the collector's own thread (best for sub-millisecond tools)."""
+    engine: Literal["local", "http"] = "local"
+    """What samples: the model in the training process, or a server (vLLM, `palaestra serve`)."""
+    engine_url: str = ""
+    """The server, such as http://127.0.0.1:8000; the variable VLLM_API_KEY holds its key."""
+    engine_model: str = ""
+    """The server's name for the model; empty where it serves only one."""
+    weight_sync: Literal["folder", "lora"] = "folder"
+    """What the server loads after each update, from the run folder: the whole model, or a LoRA model's adapter."""
 
     def __post_init__(self) -> None:
         for name in ("max_turn_tokens", "max_context_tokens", "environments"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"rollout.{name}={getattr(self, name)}: must be at least 1")
+        if self.engine == "http" and not self.engine_url:
+            raise ConfigError("rollout.engine_url='': name the server, such as http://127.0.0.1:8000")
+        if self.engine == "local" and self.engine_url:
+            raise ConfigError(f"rollout.engine_url={self.engine_url!r}: is used with rollout.engine='http' only")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +152,8 @@ class Recipe:
         if "sft" not in self.stages and not self.reference:
             raise ConfigError("reference='': name the folder of an SFT policy when stages leaves 'sft' out")
         self._check_adapter()
+        if self.rollout.engine == "http" and self.processes > 1:
+            raise ConfigError(f"processes={self.processes}: must be 1 with rollout.engine='http'")
         if self.grpo.groups_per_step % self.processes:
             raise ConfigError(
                 f"grpo.groups_per_step={self.grpo.groups_per_step}: must be a multiple of processes={self.processes}"

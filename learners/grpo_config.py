@@ -142,8 +142,8 @@ class GRPOConfig:
     """Weight of the entropy per token in the loss (nats, exact over the vocabulary), which favours policies that leave
     more open; with `entropy_target` its first value."""
     entropy_target: float | None = None
-    """Nats per sampled token that the entropy shall not fall below: the bonus grows while it is below, and rests while it
-    is above; None = fixed bonus."""
+    """Nats per sampled token that the entropy shall not fall below: the bonus grows while it is below, and rests while
+    it is above; None = fixed bonus."""
     entropy_gain: float = 0.3
     entropy_limit: float = 0.3
     entropy_min: float = 1e-4

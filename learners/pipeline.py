@@ -49,6 +49,7 @@ from .logprobs import sequence_kl
 from .metrics import MetricsWriter
 from .progress import StageProgress, TaskProgress
 from .reference import Reference
+from .rollout_engine import check_engine, make_policy
 from .run_folder import RunFolder
 from .sft import train_sft
 
@@ -105,6 +106,7 @@ def _check(recipe: Recipe) -> None:
             except ConfigError as error:
                 raise ConfigError(f"demos.mix: {error}") from error
     resolve_device(recipe.model.device)
+    check_engine(recipe)
 
 
 def _processes(number: int) -> str:
@@ -146,7 +148,7 @@ def _stages(context: RankContext, resume: bool) -> dict[str, Any]:
     else:
         model, tokenizer = _load(recipe, recipe.reference)
     model.eval()
-    policy = LLMPolicy(model, tokenizer)
+    policy = make_policy(recipe, folder=context.folder.path, model=model, tokenizer=tokenizer)
     before = evaluation_stage(context, policy, "sft")
     summary |= _figures(recipe, "sft", before)
     if "grpo" in recipe.stages:
@@ -156,6 +158,7 @@ def _stages(context: RankContext, resume: bool) -> dict[str, Any]:
         after = evaluation_stage(context, policy, "policy")
         summary |= _figures(recipe, "rl", after)
         summary["kl_seq"] = _mean_kl(context, reference, after["sampled"].episodes)
+    policy.close()
     summary["heldout_n"] = before["sampled"].n
     summary["seconds_total"] = round(time.time() - context.started, 1)
     return summary

@@ -4,14 +4,15 @@ A conversation (`key`) owns a cache row from its first request to its release, s
 Equal first prompts are prefilled once and copied. Rows whose turn has ended wait until a useful share of the rows does;
 then they are answered together, and what follows is prefilled in one chunk. Freed rows are compacted away.
 
-Not here: what requests say (`chat`), who answers them (`agents.rollout`), serving over a network.
+Not here: what requests say (`chat`), who asks (`agents.rollout`), serving over a network (`server`), or sampling from a
+server (`http_engine`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -60,7 +61,9 @@ class Completion:
     token_ids: list[int]
     """Sampled tokens, the end token included."""
     logprobs: list[float]
-    finished: Literal["end", "length"]
+    finished: Literal["end", "length", "failed"]
+    failure: Mapping[str, Any] | None = None
+    """Why infrastructure could not sample the turn: `kind`, `message`, `retryable`. Then nothing was sampled."""
 
 
 @dataclass(slots=True)
@@ -71,12 +74,24 @@ class EngineStats:
     prefilled_tokens: int = 0
     decode_steps: int = 0
     prefills: int = 0
+    retries: int = 0
+    """Requests that were sent again, where there is a server."""
 
 
 class Engine(Protocol):
     """What samples turns."""
 
     stats: EngineStats
+
+    @property
+    def rows(self) -> int:
+        """Greatest number of conversations at the same time; further ones queue."""
+        ...
+
+    @property
+    def max_context(self) -> int:
+        """Greatest number of tokens of one conversation."""
+        ...
 
     def submit(self, request: GenerationRequest) -> None:
         """Takes a request; nothing is computed yet."""
@@ -218,6 +233,18 @@ class LocalEngine:
             self._place(self._queue.pop(0), row)
 
     # -- work -----------------------------------------------------------------------------------------------------
+
+    def step(self) -> list[Completion]:
+        """Prefills what waits, else samples one token for every conversation; gives the turns that ended with it.
+
+        For servers, which look for new requests after every token.
+        """
+        self._admit()
+        waiting = np.flatnonzero(self._table.state_R == WAITING)
+        if len(waiting):
+            return self._prefill(waiting)
+        active = np.flatnonzero(self._table.state_R == ACTIVE)
+        return self._decode(active) if len(active) else []
 
     def poll(self) -> list[Completion]:
         """See `Engine.poll`."""

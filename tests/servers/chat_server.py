@@ -19,6 +19,8 @@ class ChatServer:
 
     def __init__(self) -> None:
         self.answer: Answer = lambda body: f"reply {len(body['messages'])}"
+        self.answers: dict[str, Callable[[dict[str, Any]], Any]] = {}
+        """Other paths' answers: from the body to JSON data, or to (status, data)."""
         self.faults: list[Any] = []
         """What befalls the next requests, first first: None, a status, (status, body, headers), "drop", "garbage"."""
         self.delay_s = 0.0
@@ -77,6 +79,9 @@ class ChatServer:
             handler.reply(fault, {"error": {"message": f"fault {fault}"}})
         elif fault is not None:
             handler.reply(*fault)
+        elif handler.path in self.answers:
+            answer = self.answers[handler.path](body)
+            handler.reply(*(answer if isinstance(answer, tuple) else (200, answer)))
         elif handler.path != "/v1/chat/completions":
             handler.reply(404, {"error": {"message": f"no such path {handler.path}"}})
         else:

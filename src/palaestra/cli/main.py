@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from . import check, compare, demos, doctor, envs, evaluate, report, train
+from . import check, compare, demos, doctor, envs, evaluate, report, serve, train
 from .errors import DEBUG_OPTION, ErrorReportingGroup
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command("demos")(demos.demos)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("compare")(compare.compare)
+app.command("serve")(serve.serve)
 app.command("report")(report.report)
 app.command("doctor")(doctor.doctor)
 

@@ -15,10 +15,8 @@ from typing import Any
 from ..core.errors import ConfigError, did_you_mean
 from ..core.seeding import derive_seed, generator
 from ..core.trajectories import Episode, Trajectory, Turn
-from ..envs.program_runner import InProcessRunner
 from ..envs.registration import make_env
-from .scripted import default_mix, expert_names, scripted_agent
-from .scripted.experts import TAKES_OVER_AT
+from .scripted import default_mix, expert_names, scripted_agent, takes_over_at
 
 Progress = Callable[[int, int], None]
 _NO_EXPERTS = "the environment has no experts: give it some (palaestra.envs.scripts), or leave the stage sft out"
@@ -101,8 +99,8 @@ def _make_list(maker: tuple[Any, ...], numbers: range) -> list[Episode]:
 def _make_all(maker: tuple[Any, ...], numbers: range) -> Iterator[Episode]:
     env_id, seed, mix, env_kwargs, success_only = maker
     env = make_env(env_id, **env_kwargs)
-    if hasattr(env.unwrapped, "use_runner"):
-        env.unwrapped.use_runner(InProcessRunner())
+    if hasattr(env.unwrapped, "trust_programs"):
+        env.unwrapped.trust_programs()
     try:
         for number in numbers:
             yield _demonstration(env, (seed, number), mix, success_only)
@@ -152,7 +150,7 @@ def demonstrate(env: Any, expert: str, seed: int) -> Episode:
         family=first["family"],
         level=first["level"],
         seed=seed,
-        trajectories=(Trajectory(segments=(), turns=tuple(turns), agent=expert, forked_at=TAKES_OVER_AT.get(expert)),),
+        trajectories=(Trajectory(segments=(), turns=tuple(turns), agent=expert, forked_at=takes_over_at(env, expert)),),
         reward=total,
         success=info["success"],
         stop_reason=info["stop_reason"],

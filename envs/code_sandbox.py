@@ -20,15 +20,14 @@ from ..sandboxes.base import Limits, SandboxConfig
 from .actions import ParseError
 from .base import EnvOptions, ToolEnv
 from .input_answers import INSTRUCTIONS, NO_INPUT, read_input, wants_input
+from .line_edits import replaced, shortened
 from .program_memory import ProgramMemory
-from .program_runner import Runner, RunReport, SandboxRunner, Verdict
+from .program_runner import InProcessRunner, Runner, RunReport, SandboxRunner, Verdict
 from .program_session import ProgramSession
 from .tasks.code import FAMILIES
 from .tasks.code.files import file_version, load_code_tasks
 from .tools import tool
 
-MAX_SHOWN = 2000
-"""Characters of output that an agent reads per run."""
 PROGRAM_WANTED = "Write a program that reads standard input and prints its answer."
 _RUNS: ProgramMemory[RunReport] = ProgramMemory()
 _VERDICTS: ProgramMemory[Verdict] = ProgramMemory()
@@ -110,9 +109,13 @@ class CodeSandboxEnv(ToolEnv):
         self._program: str | None = None
 
     def use_runner(self, runner: Runner) -> None:
-        """Replaces what runs programs, for tests and demonstrations; its results are not remembered."""
+        """Replaces what runs programs, for tests; its results are not remembered."""
         self._session.close()
         self._session = ProgramSession(runner)
+
+    def trust_programs(self) -> None:
+        """Runs programs in this process from now on: for demonstrations, whose programs our own templates wrote."""
+        self.use_runner(InProcessRunner())
 
     # ------------------------------------------------------------------------------------------------ tools
     @tool
@@ -205,25 +208,3 @@ class CodeSandboxEnv(ToolEnv):
 
 def _hidden_tests_grade(passed: bool) -> Grade:
     return Grade(reward=float(passed), success=passed, components={"hidden_tests": float(passed)})
-
-
-def shortened(text: str) -> str:
-    """The text, or its head and tail when it is longer than `MAX_SHOWN`."""
-    if len(text) <= MAX_SHOWN:
-        return text
-    half = MAX_SHOWN // 2
-    return f"{text[:half]}\n[... {len(text) - MAX_SHOWN} characters left out ...]\n{text[-half:]}"
-
-
-def replaced(program: str, old: str, new: str) -> str | None:
-    """The program with one line (its indentation stays) or one unique passage replaced; None if `old` is not there."""
-    if not old.strip():
-        return None
-    lines = program.split("\n")
-    for number, line in enumerate(lines):
-        if line.strip() == old.strip():
-            indent = line[: len(line) - len(line.lstrip())]
-            first, *others = new.strip("\n").split("\n")
-            lines[number] = "\n".join([indent + first.strip(), *others])
-            return "\n".join(lines)
-    return program.replace(old, new, 1) if program.count(old) == 1 else None

@@ -15,12 +15,13 @@ from dataclasses import dataclass, replace
 from types import CodeType
 from typing import Any, Protocol
 
-from ..core.errors import SandboxDied, SandboxUnavailable
+from ..core.errors import SandboxDied
 from ..rewards.execution import grade_code
 from ..rewards.report import GradeReport, TestStatus
 from ..sandboxes.base import ExecResult, ExecStatus, Limits, Sandbox, SandboxConfig
 from ..sandboxes.jail.values import same
 from ..sandboxes.opening import open_sandbox
+from .first_start import FirstStart
 
 Case = Mapping[str, Any]
 REPEATABLE = (ExecStatus.OK, ExecStatus.ERROR, "load_error")
@@ -160,7 +161,7 @@ class SandboxRunner:
         self._session: Sandbox | None = None
         self._can_test = False
         """Whether the session has `VISIBLE_TESTS`; who damages them spoils what is read, not a grade."""
-        self._has_worked = False
+        self._start = FirstStart()
 
     @property
     def scope(self) -> Hashable | None:
@@ -188,10 +189,10 @@ class SandboxRunner:
     def grade(self, program: str, entry_point: str, tests: Sequence[Case] | str, prelude: str) -> Verdict:
         """See `Runner.grade`."""
         report = self._report(program, entry_point, tests, prelude)
-        return Verdict(passed=report.passed, repeatable=_is_repeatable(report))
+        return Verdict(passed=report.passed, repeatable=is_repeatable(report))
 
     def _report(self, program: str, entry_point: str, tests: Sequence[Case] | str, prelude: str) -> GradeReport:
-        with self._restarts_are_failures():
+        with self._start.guarded():
             return grade_code(
                 program,
                 tests,
@@ -211,16 +212,16 @@ class SandboxRunner:
             verdict = "\n".join(part for part in (f"stdin {failure.args_repr}", failure.error, said) if part)
         elif not report.passed:
             verdict = report.message
-        return RunReport(verdict=verdict, repeatable=_is_repeatable(report))
+        return RunReport(verdict=verdict, repeatable=is_repeatable(report))
 
     def fork(self, n: int) -> list[SandboxRunner]:
         """See `Runner.fork`; a session that was not opened yet is opened by each copy for itself."""
         copies = [SandboxRunner(self._config, self._limits) for _ in range(n)]
         if self._session is not None:
-            with self._restarts_are_failures():
+            with self._start.guarded():
                 sessions = self._session.fork(n)
             for copy, session in zip(copies, sessions, strict=True):
-                copy._session, copy._can_test, copy._has_worked = session, self._can_test, True
+                copy._session, copy._can_test, copy._start = session, self._can_test, FirstStart(has_worked=True)
         return copies
 
     def reset(self) -> None:
@@ -234,7 +235,7 @@ class SandboxRunner:
             self._session = None
 
     def _exec(self, code: str) -> ExecResult:
-        with self._restarts_are_failures():
+        with self._start.guarded():
             if self._session is None:
                 self._session = open_sandbox(self._config, limits=self._limits)
                 self._can_test = False
@@ -243,17 +244,6 @@ class SandboxRunner:
             self._session = None
             raise SandboxDied(result.message or "the sandbox died")
         return result
-
-    @contextlib.contextmanager
-    def _restarts_are_failures(self) -> Any:
-        """A sandbox that cannot start is the user's to fix; one that worked and cannot start again has failed."""
-        try:
-            yield
-        except SandboxUnavailable as error:
-            if self._has_worked:
-                raise SandboxDied(str(error)) from error
-            raise
-        self._has_worked = True
 
     def _failed_report(self, result: ExecResult, output: str) -> RunReport:
         lost = result.status is ExecStatus.DEAD or (self._session is not None and not self._session.alive)
@@ -318,7 +308,8 @@ class InProcessRunner:
         """Nothing to close."""
 
 
-def _is_repeatable(report: GradeReport) -> bool:
+def is_repeatable(report: GradeReport) -> bool:
+    """Whether a verdict depends on the program alone."""
     ended = [result.status for result in report.results]
     return report.status in REPEATABLE and TestStatus.TIMEOUT not in ended and TestStatus.KILLED not in ended
 

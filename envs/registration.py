@@ -15,9 +15,15 @@ from ..core.errors import ConfigError, did_you_mean
 from .base import EnvOptions
 from .vector import ToolVectorEnv
 
-IDS: dict[str, str] = {"CodeSandbox-v0": "palaestra.envs.code_sandbox:CodeSandboxEnv"}
+IDS: dict[str, str] = {
+    "CodeSandbox-v0": "palaestra.envs.code_sandbox:CodeSandboxEnv",
+    "ProjectSandbox-v0": "palaestra.envs.project_sandbox:ProjectSandboxEnv",
+}
 """Palaestra's own ids and their entry points."""
-_VECTOR_ENTRY_POINTS: dict[str, str] = {"CodeSandbox-v0": "palaestra.envs.registration:make_code_sandboxes"}
+_VECTOR_ENTRY_POINTS: dict[str, str] = {
+    "CodeSandbox-v0": "palaestra.envs.registration:make_code_sandboxes",
+    "ProjectSandbox-v0": "palaestra.envs.registration:make_project_sandboxes",
+}
 """Named by text, as the entry points are, so that specs can be pickled and stored."""
 
 
@@ -63,6 +69,11 @@ def make_vector_env(env_id: str, num_envs: int, *, workers: int | None = None, *
 def make_code_sandboxes(num_envs: int = 1, **kwargs: Any) -> ToolVectorEnv:
     """What `gym.make_vec("CodeSandbox-v0", num_envs)` gives."""
     return make_vector_env("CodeSandbox-v0", num_envs, **kwargs)
+
+
+def make_project_sandboxes(num_envs: int = 1, **kwargs: Any) -> ToolVectorEnv:
+    """What `gym.make_vec("ProjectSandbox-v0", num_envs)` gives."""
+    return make_vector_env("ProjectSandbox-v0", num_envs, **kwargs)
 
 
 def _type_error_text(env_id: str, kwargs: dict[str, Any], error: TypeError) -> str:

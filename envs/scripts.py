@@ -46,6 +46,9 @@ class Scripted:
             answer = yield "ask"
             yield f"say {answer}"
     """
+    takes_over_at: ClassVar[Mapping[str, int]] = {}
+    """Turn from which on an expert's actions are its own, for experts that show how somebody else's start is mended.
+    Learners imitate nothing before it."""
     reward_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
     """Least and greatest sum of an episode's rewards."""
 

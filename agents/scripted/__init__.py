@@ -10,7 +10,7 @@ from ...envs.base import ToolEnv
 from ...envs.code_sandbox import CodeSandboxEnv
 from ..base import Agent
 from .bounds import Oracle, null_agents
-from .experts import CodeExpert, Habits, MixedExpert
+from .experts import TAKES_OVER_AT, CodeExpert, Habits, MixedExpert
 from .tracing import TraceExpert
 
 EXPERTS = ("careful", "hasty", "sloppy", "reviewer")
@@ -86,6 +86,12 @@ def agent_names(env: Any, family: str) -> tuple[str, ...]:
 def expert_names(env: Any) -> tuple[str, ...]:
     """The experts who can make demonstrations in an environment."""
     return tuple(env.unwrapped.experts) if has_own_agents(env) else EXPERTS
+
+
+def takes_over_at(env: Any, expert: str) -> int | None:
+    """Turn from which on an expert's actions are its own; None for one whose actions all are."""
+    known = env.unwrapped.takes_over_at if has_own_agents(env) else TAKES_OVER_AT
+    return known.get(expert)
 
 
 def default_mix(env: Any) -> dict[str, float]:

@@ -1,0 +1,28 @@
+"""Texts as agents change and read them: one line replaced, a long output cut."""
+
+from __future__ import annotations
+
+MAX_SHOWN = 2000
+"""Characters of output that an agent reads at once."""
+
+
+def shortened(text: str) -> str:
+    """The text, or its head and tail when it is longer than `MAX_SHOWN`."""
+    if len(text) <= MAX_SHOWN:
+        return text
+    half = MAX_SHOWN // 2
+    return f"{text[:half]}\n[... {len(text) - MAX_SHOWN} characters left out ...]\n{text[-half:]}"
+
+
+def replaced(program: str, old: str, new: str) -> str | None:
+    """The program with one line (its indentation stays) or one unique passage replaced; None if `old` is not there."""
+    if not old.strip():
+        return None
+    lines = program.split("\n")
+    for number, line in enumerate(lines):
+        if line.strip() == old.strip():
+            indent = line[: len(line) - len(line.lstrip())]
+            first, *others = new.strip("\n").split("\n")
+            lines[number] = "\n".join([indent + first.strip(), *others])
+            return "\n".join(lines)
+    return program.replace(old, new, 1) if program.count(old) == 1 else None

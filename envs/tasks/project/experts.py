@@ -1,0 +1,141 @@
+"""Experts of mixed quality for `project`; they see observations only.
+
+- careful: runs the tests, reads module after module, mends what contradicts the sentence and runs the tests again; then
+  walks through the readings of ambiguous phrases so that each combination comes up once (Gray code); submits when the
+  tests pass
+- hasty: reads one module, changes a line of it, submits
+- sloppy: reads modules at random and changes a line of each, running the tests; after each failure it may give up and
+  submit anyway
+- reviewer: takes over after somebody else has read a module and changed it, and goes on as a careful one does
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Generator, Mapping, Sequence
+
+from ...scripts import Expert, Script
+from .mistakes import mistakes_in
+from .reading import Line, Wish, module_paths, read_task
+
+ATTENTION = 0.6
+"""Probability that a hasty or sloppy expert sees what contradicts the sentence."""
+GIVE_UP = 0.35
+"""Probability that a sloppy expert submits after the tests failed."""
+MISREMEMBER = 0.05
+"""Probability of naming the line to edit as it is not; the environment says so, and the expert does it right."""
+TAKES_OVER_AT: Mapping[str, int] = {"reviewer": 2}
+"""Turn from which on an expert's actions are its own; the others' always are."""
+Part = Generator[str, str, bool]
+"""A part of a script; gives whether the tests passed."""
+
+
+def careful(observation: str, rng: random.Random) -> Script:
+    """See the module's docstring."""
+    wish = read_task(observation)
+    yield from _careful(wish, rng)
+    yield "submit"
+
+
+def hasty(observation: str, rng: random.Random) -> Script:
+    """See the module's docstring."""
+    wish = read_task(observation)
+    paths = yield from _paths(wish)
+    yield from _change(wish, rng, paths)
+    yield "submit"
+
+
+def sloppy(observation: str, rng: random.Random) -> Script:
+    """See the module's docstring."""
+    wish = read_task(observation)
+    paths = yield from _paths(wish)
+    passed = False
+    while not passed:
+        yield from _change(wish, rng, paths)
+        passed = yield from _tests_pass()
+        if rng.random() < GIVE_UP:
+            break
+    yield "submit"
+
+
+def reviewer(observation: str, rng: random.Random) -> Script:
+    """See the module's docstring."""
+    wish = read_task(observation)
+    paths = module_paths(wish.files) or [f"{wish.template.name}.py"]
+    yield from _change(wish, rng, paths)
+    passed = yield from _careful(wish, rng)
+    assert passed is not None
+    yield "submit"
+
+
+EXPERTS: Mapping[str, Expert] = {"careful": careful, "hasty": hasty, "sloppy": sloppy, "reviewer": reviewer}
+
+
+def _paths(wish: Wish) -> Generator[str, str, list[str]]:
+    """The modules' paths: from the task, or listed."""
+    paths: Sequence[str] = wish.files
+    if not paths:
+        paths = (yield "list").split()
+    return module_paths(paths)
+
+
+def _tests_pass() -> Part:
+    report = yield "run_tests"
+    return report.rpartition("\n")[2].startswith("all ")
+
+
+def _careful(wish: Wish, rng: random.Random) -> Part:
+    if (yield from _tests_pass()):
+        return True
+    paths = yield from _paths(wish)
+    rng.shuffle(paths)
+    open_lines: list[Line] = []
+    for path in paths:
+        lines = wish.lines(path, (yield f"read {path}"))
+        mended = [line for line in lines if line.is_wrong]
+        for line in mended:
+            yield from _edit(rng, line, rng.choice(line.right))
+        open_lines += [_now(line, line.right[0]) if line in mended else line for line in lines if line.is_open]
+        if mended and (yield from _tests_pass()):
+            return True
+    return (yield from _other_readings(rng, open_lines))
+
+
+def _other_readings(rng: random.Random, lines: list[Line]) -> Part:
+    """Tries the other combinations of readings."""
+    for step in range(1, 2 ** len(lines)):
+        number = (step & -step).bit_length() - 1
+        line = lines[number]
+        other = next(right for right in line.right if right != line.text)
+        yield from _edit(rng, line, other)
+        lines[number] = _now(line, other)
+        if (yield from _tests_pass()):
+            return True
+    return False
+
+
+def _change(wish: Wish, rng: random.Random, paths: Sequence[str]) -> Script:
+    """Reads a module and changes one of its lines: one that is wrong, if it is seen, or any."""
+    path = rng.choice(paths)
+    lines = wish.lines(path, (yield f"read {path}"))
+    wrong = [line for line in lines if line.is_wrong]
+    if wrong and rng.random() < ATTENTION:
+        line = rng.choice(wrong)
+        yield from _edit(rng, line, rng.choice(line.right))
+    elif lines:
+        line = rng.choice(lines)
+        others = [text for text in (*line.right, *(text for _, text in mistakes_in(line.text))) if text != line.text]
+        if others:
+            yield from _edit(rng, line, rng.choice(others))
+
+
+def _edit(rng: random.Random, line: Line, new: str) -> Script:
+    """Puts a line in place of another, now and then at the second try."""
+    wrong = [text for text in line.right if text not in (line.text, new)]
+    if wrong and rng.random() < MISREMEMBER:
+        yield f"edit\n{line.path}\n{wrong[0]}\n{new}"
+    yield f"edit\n{line.path}\n{line.text}\n{new}"
+
+
+def _now(line: Line, text: str) -> Line:
+    return Line(line.path, text, line.right)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 
 from ..core.errors import SandboxDied, SandboxUnavailable
@@ -16,7 +16,7 @@ class FirstStart:
     has_worked: bool = False
 
     @contextlib.contextmanager
-    def guarded(self) -> Iterator[None]:
+    def guarded(self) -> Generator[None]:
         """Turns `SandboxUnavailable` into `SandboxDied` where the sandbox worked before."""
         try:
             yield

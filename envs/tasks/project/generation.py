@@ -30,13 +30,15 @@ from .trial import RAISED, Trial, as_json
 
 VISIBLE, HIDDEN = 3, 8
 """Least numbers of tests."""
-POOL = 36
+POOL = 30
 """Inputs that visible and hidden tests are chosen from, each."""
-PROBES_PER_KIND = 30
+PROBES_PER_TEMPLATE = 20
 MIN_DISTINCT = 8
 """Among the outputs for the probes at least so many must differ, or the task says too little."""
 MAX_AMBIGUOUS = 2
 """Ambiguous parts per task: more readings than four are not tried in a few turns."""
+NAMED_MODULES = 4
+"""In a larger repository the task does not name the files."""
 Edit = tuple[int, int, str]
 """Number of a block, number of its line, and the new line."""
 
@@ -86,7 +88,7 @@ def probes(kind: str) -> tuple[Any, ...]:
     """Inputs of a kind, from all templates that take it; they tell functions apart."""
     rng = random.Random(f"probes of {kind}")
     templates = [template for template in TEMPLATES.values() if template.kind == kind]
-    return tuple(template.draw(rng) for _ in range(PROBES_PER_KIND) for template in templates)
+    return tuple(template.draw(rng) for _ in range(PROBES_PER_TEMPLATE) for template in templates)
 
 
 def _draw_design(rng: random.Random, split: Split, level: int) -> Design | None:
@@ -273,8 +275,9 @@ class _Draft:
             {"args": [template.name, template.function, [self._pool[n]]], "expected": as_json(self._wanted[n])}
             for n in hidden
         ]
+        named = sorted(files) if self._design.shape.modules <= NAMED_MODULES else []
         fixed = {path: text for path, text in right.items() if text != broken[path]}
-        return public, {"tests": cases, "files": fixed, "kinds": list(kinds)}, self._design.prompt(sorted(files))
+        return public, {"tests": cases, "files": fixed, "kinds": list(kinds)}, self._design.prompt(named)
 
     def _test_file(self, visible: Sequence[int]) -> str:
         template = self._design.template

@@ -139,10 +139,12 @@ class Design:
         }
 
     def prompt(self, paths: Iterable[str]) -> str:
-        """The task in English."""
+        """The task in English, and the names of files, if there are some to be named."""
         template = self.template
         does = ", ".join([template.intro, *(choice.phrase for choice in self.choices)])
-        return f"Fix {template.function}({template.parameter}) in {template.name}.py: {does}.\nFiles: {' '.join(paths)}"
+        named = " ".join(paths)
+        task = f"Fix {template.function}({template.parameter}) in {template.name}.py: {does}."
+        return f"{task}\nFiles: {named}" if named else task
 
 
 def files_of(blocks: Sequence[Block], imports: Mapping[str, Sequence[str]]) -> dict[str, str]:

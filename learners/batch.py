@@ -4,6 +4,7 @@ Legend: B rows (one segment each), T tokens. Every [B, T] tensor is aligned with
 Rows are padded on the right. Under causal attention a token never sees what comes after it, so no attention mask is
 needed, and the fast causal kernels apply. Packing several segments into one row is not done: it needs a dense
 block-diagonal mask, which took 1.9 times as long as length-grouped rows (2 % padding) on a CPU and changes no result.
+What rows have in common at their beginning is `shared_prompts`' subject.
 """
 
 from __future__ import annotations

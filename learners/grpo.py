@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ from .metrics import MetricsWriter
 from .optim import Optimisers, constant_then_linear
 from .precision import device_of
 from .reference import Reference
+from .shared_prompts import SharedPrompts, prompt_batches, shared_prompts
 
 __all__ = ["GRPOConfig", "GRPOLearner", "train_grpo"]
 
@@ -153,6 +154,7 @@ class GRPOLearner:
             batch_tokens=config.micro_batch_tokens,
             temperature=config.temperature_at(number),
             autocast=config.autocast,
+            share_prompts=config.share_prompts,
         )
 
     def _samples(
@@ -228,10 +230,7 @@ class GRPOLearner:
         sums: dict[str, float] = dict.fromkeys(_LOSS_SUMS, 0.0)
         off: dict[str, float] = dict.fromkeys(("tokens", "k3", "ratio", "ratio_squared"), 0.0)
         self._optimisers.zero_grad()
-        lengths = [max(len(sample.segment) for sample in unit) for unit in units]
-        heights = [len(unit) for unit in units]
-        for indices in token_budget_batches(lengths, self.config.micro_batch_tokens, rng, heights):
-            rows = [sample for i in indices for sample in units[i]]
+        for rows in self._micro_batches(units, rng):
             log_ratio_N, loss, counts = self._micro_batch(rows, denominator, number)
             loss.backward()
             sums["loss"] += float(loss.detach())
@@ -243,12 +242,26 @@ class GRPOLearner:
                 off[name] += value
         return sums, off
 
+    def _micro_batches(self, units: Sequence[Sequence[Sample]], rng: np.random.Generator) -> Iterator[list[Sample]]:
+        """Samples whose prompts are equal meet where that may be; else those of similar length."""
+        budget = self.config.micro_batch_tokens
+        if self.config.share_prompts and all(len(unit) == 1 for unit in units):
+            samples = [sample for unit in units for sample in unit]
+            for indices in prompt_batches([sample.segment for sample in samples], budget, rng):
+                yield [samples[i] for i in indices]
+            return
+        lengths = [max(len(sample.segment) for sample in unit) for unit in units]
+        for indices in token_budget_batches(lengths, budget, rng, [len(unit) for unit in units]):
+            yield [sample for i in indices for sample in units[i]]
+
     def _micro_batch(
         self, rows: Sequence[Sample], denominator: float, number: int
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         config, bonus = self.config, self.exploration.bonus
-        batch = TokenBatch.from_segments([row.segment for row in rows], device_of(self.model))
-        logprobs_N, entropies_N = self._scored_actions(batch, number)
+        segments = [row.segment for row in rows]
+        batch = TokenBatch.from_segments(segments, device_of(self.model))
+        prompts = shared_prompts(segments, device_of(self.model)) if config.share_prompts else None
+        logprobs_N, entropies_N = self._scored_actions(batch, prompts, number)
         weighted = config.importance_cap is not None or config.loss_normaliser == "sequences"
         place = {trajectory: i for i, trajectory in enumerate(dict.fromkeys(row.trajectory for row in rows))}
         tokens = PolicyTokens(
@@ -265,9 +278,12 @@ class GRPOLearner:
         recorded_N = batch.action_tokens([row.segment.logprobs_T for row in rows])
         return logprobs_N.detach() - recorded_N, result.loss, result.sums
 
-    def _scored_actions(self, batch: TokenBatch, number: int) -> tuple[Tensor, Tensor | None]:
+    def _scored_actions(
+        self, batch: TokenBatch, prompts: SharedPrompts | None, number: int
+    ) -> tuple[Tensor, Tensor | None]:
         """Log-probabilities of a batch's action tokens, and their entropies where a bonus needs them."""
         settings: dict[str, Any] = {
+            "prompts": prompts,
             "temperature": self.config.temperature_at(number),
             "autocast": self.config.autocast,
         }

@@ -99,6 +99,8 @@ class GRPOConfig:
     """Updates per step; with 1 every gradient is on-policy."""
     micro_batch_tokens: int = 4000
     """Padded tokens of one forward and backward pass; changes memory and speed, not the gradient."""
+    share_prompts: bool = True
+    """Compute the prompt of a task once for its episodes; changes memory and speed, not the gradient."""
     autocast: Autocast = "auto"
 
     advantage: Advantage = "group"

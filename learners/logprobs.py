@@ -23,6 +23,7 @@ from ..core.trajectories import Episode, Segment
 from .batch import TokenBatch, token_budget_batches
 from .entropy import entropies
 from .precision import Autocast, device_of, training_arithmetic
+from .shared_prompts import SharedPrompts, can_share, hidden_before_actions, prompt_batches, shared_prompts
 from .tiled_logprobs import TILE_LOGITS, tiled_logprobs
 
 MAX_LOGITS = 1 << 25
@@ -34,6 +35,7 @@ def action_logprobs(
     input_ids_BT: Tensor,
     action_mask_BT: Tensor,
     *,
+    prompts: SharedPrompts | None = None,
     temperature: float = 1.0,
     autocast: Autocast = "none",
     max_logits: int = MAX_LOGITS,
@@ -44,11 +46,12 @@ def action_logprobs(
         model: A transformers causal language model.
         input_ids_BT: Tokens, padded on the right with any valid id.
         action_mask_BT: True = score this token; the first token of a row cannot be scored.
+        prompts: What the rows begin with, to be computed once per prompt; None computes whole rows.
         temperature: Divides the logits, as the sampler did.
         autocast: Arithmetic of the forward pass.
         max_logits: Greatest number of logits to hold at one time; with a frozen head the limit is `TILE_LOGITS`.
     """
-    return _scores(model, input_ids_BT, action_mask_BT, _token_logprobs, temperature, autocast, max_logits)
+    return _scores(model, input_ids_BT, action_mask_BT, prompts, _token_logprobs, temperature, autocast, max_logits)
 
 
 def action_logprobs_and_entropies(
@@ -56,13 +59,14 @@ def action_logprobs_and_entropies(
     input_ids_BT: Tensor,
     action_mask_BT: Tensor,
     *,
+    prompts: SharedPrompts | None = None,
     temperature: float = 1.0,
     autocast: Autocast = "none",
     max_logits: int = MAX_LOGITS,
 ) -> tuple[Tensor, Tensor]:
     """`action_logprobs`, and the entropy (nats) of the distribution that each action token was drawn from, both [N]."""
     scores_N2 = _scores(
-        model, input_ids_BT, action_mask_BT, _token_logprobs_and_entropies, temperature, autocast, max_logits
+        model, input_ids_BT, action_mask_BT, prompts, _token_logprobs_and_entropies, temperature, autocast, max_logits
     )
     logprobs_N, entropies_N = scores_N2.unbind(-1)
     return logprobs_N, entropies_N
@@ -72,6 +76,7 @@ def _scores(
     model: nn.Module,
     input_ids_BT: Tensor,
     action_mask_BT: Tensor,
+    prompts: SharedPrompts | None,
     score: Callable[[Tensor, Tensor, float], Tensor],
     temperature: float,
     autocast: Autocast,
@@ -80,12 +85,18 @@ def _scores(
     """Applies `score(logits [n, V], targets [n], temperature)` to all action tokens, chunk by chunk if need be."""
     targets_N = input_ids_BT[:, 1:][action_mask_BT[:, 1:]]
     head = logit_head(model)
-    with training_arithmetic(model, input_ids_BT.shape[1], autocast):
+    if head is None or prompts is None or not can_share(model, head.decoder):
+        prompts = None
+    weights = input_ids_BT.shape[1] ** 2 if prompts is None else prompts.attention_weights
+    with training_arithmetic(model, weights, autocast):
         if head is None:
             logits = model(input_ids=input_ids_BT, use_cache=False).logits[:, :-1][action_mask_BT[:, 1:]]
             return score(logits, targets_N, temperature)
-        hidden_BTH = head.decoder(input_ids=input_ids_BT, use_cache=False).last_hidden_state
-        hidden_NH = hidden_BTH[:, :-1][action_mask_BT[:, 1:]]
+        if prompts is not None:
+            hidden_NH = hidden_before_actions(head.decoder, input_ids_BT, action_mask_BT, prompts)
+        else:
+            hidden_BTH = head.decoder(input_ids=input_ids_BT, use_cache=False).last_hidden_state
+            hidden_NH = hidden_BTH[:, :-1][action_mask_BT[:, 1:]]
         if head.is_frozen_matrix and len(hidden_NH) * head.vocab_size > min(max_logits, TILE_LOGITS):
             weight, bias = head.linear.weight, head.linear.bias
             return tiled_logprobs(hidden_NH, weight, bias, targets_N, temperature / head.scale)
@@ -108,16 +119,26 @@ def segment_logprobs(
     batch_tokens: int = 4096,
     temperature: float = 1.0,
     autocast: Autocast = "auto",
+    share_prompts: bool = True,
 ) -> list[NDArray[np.float32]]:
     """Scores whole segments without gradient: one array per segment, 0 where the policy sampled nothing."""
     results = [np.zeros(len(segment), dtype=np.float32) for segment in segments]
     device = device_of(model)
-    batches = token_budget_batches([len(segment) for segment in segments], batch_tokens, generator("scoring"))
+    if share_prompts:
+        batches = prompt_batches(segments, batch_tokens, generator("scoring"))
+    else:
+        batches = token_budget_batches([len(segment) for segment in segments], batch_tokens, generator("scoring"))
     with torch.no_grad():
         for indices in batches:
-            batch = TokenBatch.from_segments([segments[i] for i in indices], device)
+            rows = [segments[i] for i in indices]
+            batch = TokenBatch.from_segments(rows, device)
             flat = action_logprobs(
-                model, batch.input_ids_BT, batch.action_mask_BT, temperature=temperature, autocast=autocast
+                model,
+                batch.input_ids_BT,
+                batch.action_mask_BT,
+                prompts=shared_prompts(rows, device) if share_prompts else None,
+                temperature=temperature,
+                autocast=autocast,
             )
             full = torch.zeros(batch.input_ids_BT.shape, device=device).masked_scatter_(batch.action_mask_BT, flat)
             for row, i in zip(full.cpu().numpy(), indices, strict=True):

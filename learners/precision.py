@@ -12,12 +12,12 @@ from torch import nn
 Autocast = Literal["auto", "bfloat16", "none"]
 """`auto` takes bfloat16 where the processor has matrix units for it; weights and gradients stay as they are."""
 
-EAGER_UP_TO = 1024
-"""Longest rows (tokens) for which all attention weights are held in memory."""
+EAGER_UP_TO = 512 * 512
+"""Most attention weights of a row and head that are held in memory."""
 
 
 @contextlib.contextmanager
-def training_arithmetic(model: Any, length: int, autocast: Autocast) -> Iterator[None]:
+def training_arithmetic(model: Any, weights: int, autocast: Autocast) -> Iterator[None]:
     """A context in which to run a forward pass (the backward pass may run outside).
 
     In bfloat16 on a CPU, torch's fused attention is slow going backward: plain matrix products took a tenth of its
@@ -26,7 +26,7 @@ def training_arithmetic(model: Any, length: int, autocast: Autocast) -> Iterator
 
     Args:
         model: A transformers model, or any module.
-        length: Tokens of the longest row.
+        weights: Attention weights of a row and head: tokens times tokens that they may attend to.
         autocast: Arithmetic of the forward pass.
     """
     device = device_of(model)
@@ -34,7 +34,7 @@ def training_arithmetic(model: Any, length: int, autocast: Autocast) -> Iterator
         yield
         return
     with torch.autocast(device.type, dtype=torch.bfloat16), contextlib.ExitStack() as stack:
-        if device.type == "cpu" and torch.is_grad_enabled() and length <= EAGER_UP_TO:
+        if device.type == "cpu" and torch.is_grad_enabled() and weights <= EAGER_UP_TO:
             stack.enter_context(_eager_attention(model))
         yield
 
@@ -43,7 +43,7 @@ def training_arithmetic(model: Any, length: int, autocast: Autocast) -> Iterator
 def _eager_attention(model: Any) -> Iterator[None]:
     """Switches from `sdpa` to `eager` attention, where the model uses the one and can do the other."""
     used = getattr(getattr(model, "config", None), "_attn_implementation", None)
-    if used != "sdpa" or _recomputes_activations(model):
+    if used != "sdpa" or recomputes_activations(model):
         yield
         return
     model.set_attn_implementation("eager")
@@ -53,7 +53,7 @@ def _eager_attention(model: Any) -> Iterator[None]:
         model.set_attn_implementation(used)
 
 
-def _recomputes_activations(model: Any) -> bool:
+def recomputes_activations(model: Any) -> bool:
     """Whether the backward pass runs the forward pass again, which would be after the context has ended."""
     new_name = "is_activation_checkpointing"  # transformers 5.20; before, "gradient"
     return getattr(model, new_name if hasattr(type(model), new_name) else "is_gradient_checkpointing", False)

@@ -179,7 +179,7 @@ def test_attention_is_eager_only_where_that_is_faster() -> None:
     used: list[str] = []
 
     def look(length: int, autocast: Any) -> None:
-        with training_arithmetic(model, length, autocast):
+        with training_arithmetic(model, length**2, autocast):
             used.append(model.config._attn_implementation)
 
     look(100, "bfloat16")

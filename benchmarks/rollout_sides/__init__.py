@@ -1,0 +1,1 @@
+"""The sides of `benchmarks/rollout.py`, and what they play with."""

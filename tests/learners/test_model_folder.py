@@ -1,6 +1,7 @@
 """The quickstart's own path on saved models of real shapes: their chat templates, tool calls, tokenizers."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -23,7 +24,8 @@ SHAPES = {
 TEXT = ['{"name": "run", "arguments": {"code": "def f(x):\\n    return x"}}', "You have 10 turns. Take x, then sum it."]
 
 
-def saved_model(architecture: str, folder: Path) -> Path:
+def saved_model(architecture: str, folder: Path, vocabulary: int = 0, **changes: Any) -> Path:
+    """A random model whose tokenizer has a few hundred tokens; `vocabulary` entries may be embedded."""
     specials, end, pad = SHAPES[architecture]
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -37,17 +39,11 @@ def saved_model(architecture: str, folder: Path) -> Path:
     name = "qwen3_style.jinja" if architecture == "qwen3" else "llama3_style.jinja"
     template = (TEMPLATES / name).read_text()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=end, pad_token=pad, chat_template=template)
-    config = ModelConfig(
-        architecture=architecture,  # pyright: ignore[reportArgumentType]
-        hidden_size=32,
-        layers=2,
-        heads=4,
-        kv_heads=2,
-        intermediate_size=48,
-        context=4096,
-    )
+    sizes = {"hidden_size": 32, "layers": 2, "heads": 4, "kv_heads": 2, "intermediate_size": 48, "context": 4096}
+    config = ModelConfig(architecture=architecture, **{**sizes, **changes})  # pyright: ignore[reportArgumentType]
     ids = tokenizer.convert_tokens_to_ids([pad, end])
-    return save_model(build_model(config, len(tokenizer), 0, pad_id=ids[0], eos_id=ids[1]), tokenizer, folder)
+    model = build_model(config, vocabulary or len(tokenizer), 0, pad_id=ids[0], eos_id=ids[1])
+    return save_model(model, tokenizer, folder)
 
 
 @pytest.mark.parametrize("architecture", ["qwen3", "llama"])

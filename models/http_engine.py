@@ -26,7 +26,7 @@ import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import numpy as np
 
@@ -126,6 +126,8 @@ class _Ticket:
     end_ids: frozenset[int]
     label: str | None
     """Of the weights that are to sample it, where the server labels them."""
+    sent: int
+    """How often weights had been sent when it was made."""
 
 
 class HttpEngine:
@@ -158,8 +160,10 @@ class HttpEngine:
             if config.weight_sync == "lora"
             else FolderSync(self._client, config.folder, save_weights, served.name)
         )
+        self._sent = 0
+        """How often weights were sent."""
         self._stale = threading.Event()
-        """Set when the server has sampled with other weights than ours."""
+        """Set when the server has sampled with other weights than those that were sent last."""
         self._streams: dict[Hashable, list[int]] = {}
         """All tokens of each conversation."""
         self._running: dict[Hashable, _Ticket] = {}
@@ -174,10 +178,7 @@ class HttpEngine:
 
         Raises:
             ConfigError: The conversation leaves no room for a token, or has a request running.
-            EnvironmentFailure: Weights had to be sent again, and the server could not be reached.
         """
-        if self._stale.is_set():
-            self._send_weights(self.version or 0)  # the same ones: they change in `update_weights` alone
         stream = self._streams.get(request.key, [])
         length = len(stream) + len(request.token_ids)
         if not length:
@@ -191,8 +192,14 @@ class HttpEngine:
             raise ConfigError(f"request {request.key!r}: its last request is still running")
         stream += request.token_ids
         self._streams[request.key] = stream
+        failure = self._renew_weights()
         body = self._body(request, stream)
-        self._running[request.key] = ticket = _Ticket(request.key, body, request.end_ids, self._sync.label)
+        self._running[request.key] = ticket = _Ticket(
+            request.key, body, request.end_ids, self._sync.label, self._sent
+        )
+        if failure is not None:
+            self._ended.put((ticket, failure))
+            return
         if self._threads < min(self.rows, len(self._running)):
             self._threads += 1
             threading.Thread(target=self._work, daemon=True, name=f"engine-{self._threads}").start()
@@ -282,16 +289,17 @@ class HttpEngine:
             answer, tries = self._client.post("/v1/completions", ticket.body, lambda raw: _read(raw, ticket.body))
         except Refused as error:
             if error.status == 404 and self._sync.is_versioned:
-                self._raise_stale(str(error))  # a server that was started anew has no adapters
+                raise self._stale_weights(ticket, str(error)) from error  # a server that was started anew has none
             raise refusal(self._root, error) from error
         if ticket.label is not None and any(label != ticket.label for label in answer.labels):
-            self._raise_stale(", ".join(answer.labels))
+            raise self._stale_weights(ticket, ", ".join(answer.labels))
         answer.tries = tries
         return answer
 
-    def _raise_stale(self, found: str) -> NoReturn:
-        self._stale.set()
-        raise EnvironmentFailure("stale_weights", f"{self._root} sampled with other weights than ours: {found}")
+    def _stale_weights(self, ticket: _Ticket, found: str) -> EnvironmentFailure:
+        if ticket.sent == self._sent:  # else they were sent again meanwhile
+            self._stale.set()
+        return EnvironmentFailure("stale_weights", f"{self._root} sampled with other weights than ours: {found}")
 
     # -- weights --------------------------------------------------------------------------------------------------
 
@@ -305,9 +313,19 @@ class HttpEngine:
         if version != self.version or self._stale.is_set():
             self._send_weights(version)
 
+    def _renew_weights(self) -> EnvironmentFailure | None:
+        """Sends the weights again where the server has lost them; gives what prevented it."""
+        if self._stale.is_set():
+            try:
+                self._send_weights(self.version or 0)  # the same ones: they change in `update_weights` alone
+            except EnvironmentFailure as error:
+                return error
+        return None
+
     def _send_weights(self, version: int) -> None:
         self._sync.send(version)
         self.version = version
+        self._sent += 1
         self._stale.clear()
 
     def close(self) -> None:

@@ -43,7 +43,7 @@ class _Folders:
     def __init__(self, root: Path, save: Callable[[Path], object]) -> None:
         self._root, self._save = root.absolute(), save
         self._kept: Path | None = None
-        self._run = secrets.token_hex(3)
+        self.run = secrets.token_hex(3)
         """In every name, so that two runs on one server do not take each other's weights for their own."""
         self._written = 0
 
@@ -53,7 +53,7 @@ class _Folders:
             for left in self._root.glob("policy-*"):  # by a run that was killed
                 shutil.rmtree(left, ignore_errors=True)
         self._written += 1
-        folder = self._root / f"policy-{self._run}-v{version}-{self._written}"
+        folder = self._root / f"policy-{self.run}-v{version}-{self._written}"
         self._save(folder)
         return folder
 
@@ -81,7 +81,7 @@ class FolderSync:
         try:
             self._post("/collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}})
             self._client.post("/reset_prefix_cache", {}, _succeeded)
-            self._label(folder.name)
+            self._label(f"policy-{self._folders.run}-v{version}")
         except BaseException:
             with contextlib.suppress(Refused, EnvironmentFailure):
                 self._client.post("/resume", {}, bytes, tries=1)

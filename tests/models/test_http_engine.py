@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from seeded_engine import SeededEngine
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from palaestra.core.errors import ConfigError, EnvironmentFailure
 from palaestra.core.seeding import generator
 from palaestra.models.engine import Completion, GenerationRequest, LocalEngine
-from palaestra.models.http_engine import HttpEngine, HttpEngineConfig, turn_seed
+from palaestra.models.http_engine import HttpEngine, HttpEngineConfig
 from palaestra.models.loading import save_model
-from palaestra.models.served_model import ServedModel, sampling_generator
+from palaestra.models.served_model import ServedModel
 from palaestra.models.server import ModelServer
 
 KEY = "a secret"
@@ -45,13 +46,6 @@ def engine(server: ModelServer, tmp_path: Path) -> Iterator[HttpEngine]:
     engine = HttpEngine(configured(server, tmp_path), lambda folder: None, rows=5, max_context=1000)
     yield engine
     engine.close()
-
-
-class SeededEngine(LocalEngine):
-    """The engine in this process, with each turn's randomness drawn as the server draws it."""
-
-    def submit(self, request: GenerationRequest) -> None:
-        super().submit(replace(request, generator=sampling_generator(turn_seed(request.generator))))
 
 
 def play(engine: Any, episodes: int, turns: int, temperature: float = 1.0) -> list[Conversation]:

@@ -194,9 +194,7 @@ class HttpEngine:
         self._streams[request.key] = stream
         failure = self._renew_weights()
         body = self._body(request, stream)
-        self._running[request.key] = ticket = _Ticket(
-            request.key, body, request.end_ids, self._sync.label, self._sent
-        )
+        self._running[request.key] = ticket = _Ticket(request.key, body, request.end_ids, self._sync.label, self._sent)
         if failure is not None:
             self._ended.put((ticket, failure))
             return

@@ -121,3 +121,120 @@ def test_a_refusal_stops_the_evaluation_and_what_was_done_is_kept(chat_server: A
     result = evaluate_endpoint(config(chat_server), "CodeSandbox-v0", options, journal=journal)
     assert result.n == 18
     assert all(journal.done[key] is episode for key, episode in kept.items())
+
+
+# -- calls in the server's own form -----------------------------------------------------------------------------------
+
+
+def called(*calls: tuple[str, Any], content: str | None = None) -> dict[str, Any]:
+    """A message with tool calls; arguments that are text stay as they are."""
+    return {
+        "role": "assistant",
+        "content": content,
+        "tool_calls": [
+            {
+                "id": f"id-{i}",
+                "type": "function",
+                "function": {"name": name, "arguments": given if isinstance(given, str) else json.dumps(given)},
+            }
+            for i, (name, given) in enumerate(calls)
+        ],
+    }
+
+
+def one_task(options: EvalOptions, **env: Any) -> EvalOptions:
+    return EvalOptions(n=1, num_envs=1, env_kwargs={**options.env_kwargs, **env})
+
+
+def scripted(server: Any, *messages: Any) -> None:
+    turns = iter(messages)
+    server.answer = lambda body: next(turns)
+
+
+def test_native_calls_become_actions_and_are_answered_by_their_ids(chat_server: Any, options: EvalOptions) -> None:
+    scripted(
+        chat_server,
+        called(("run", {"code": RIGHT}), ("edit", {"old": "2 * x", "new": "x * 2"}), content="Let me see."),
+        called(("submit", {})),
+    )
+    result = evaluate_endpoint(config(chat_server), "CodeSandbox-v0", one_task(options), tool_calls="native")
+    assert result.success == 1.0
+    assert result.parse_error_rate == 0.0
+    turns = result.episodes[0].trajectories[0].turns
+    program = json.dumps({"name": "run", "arguments": {"code": RIGHT}})
+    assert turns[0].action.startswith(f"Let me see.\n<tool_call>\n{program}\n</tool_call>\n<tool_call>\n")
+    first, second = chat_server.requests
+    assert [tool["function"]["name"] for tool in first["tools"]] == ["run", "edit", "submit"]
+    assert second["tools"] == first["tools"]
+    assert second["messages"][:-3] == first["messages"]
+    said, *answered = second["messages"][-3:]
+    assert said == called(("run", {"code": RIGHT}), ("edit", {"old": "2 * x", "new": "x * 2"}), content="Let me see.")
+    assert answered == [
+        {"role": "tool", "tool_call_id": "id-0", "content": "(answered together with the last call)"},
+        {"role": "tool", "tool_call_id": "id-1", "content": turns[0].observation},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ('{"code": ', "arguments must be a JSON object"),
+        ("[1, 2]", "arguments must be a JSON object"),
+        ("print(1)", "arguments must be a JSON object"),
+        ({"program": "x"}, "run has no argument 'program'; it takes code"),
+        ({"code": 5}, "code must be a string"),
+    ],
+)
+def test_malformed_native_calls_are_observations(
+    chat_server: Any, options: EvalOptions, arguments: Any, said: str
+) -> None:
+    scripted(chat_server, called(("run", arguments)), called(("submit", {"code": RIGHT})))
+    result = evaluate_endpoint(config(chat_server), "CodeSandbox-v0", one_task(options), tool_calls="native")
+    assert result.failures == 0
+    turns = result.episodes[0].trajectories[0].turns
+    assert said in turns[0].observation
+    assert turns[0].parse_error is not None
+    answered = chat_server.requests[1]["messages"][-1]
+    assert answered["content"] == turns[0].observation
+    for message in chat_server.requests[1]["messages"]:
+        for call in message.get("tool_calls") or ():
+            json.loads(call["function"]["arguments"])  # servers that read it again would fail
+    assert answered["role"] == ("user" if isinstance(arguments, str) else "tool")
+
+
+def test_native_answers_without_calls_are_text(chat_server: Any, options: EvalOptions) -> None:
+    nameless = {"role": "assistant", "content": None, "tool_calls": [{"id": None, "function": {"arguments": None}}]}
+    scripted(chat_server, f"run\n{RIGHT}", nameless, called(("submit", "")))
+    result = evaluate_endpoint(config(chat_server), "CodeSandbox-v0", one_task(options), tool_calls="native")
+    turns = result.episodes[0].trajectories[0].turns
+    assert [turn.parse_error is None for turn in turns] == [True, False, True]
+    assert turns[0].action == f"run\n{RIGHT}"
+    assert "no tool ''" in turns[1].observation
+    assert result.success == 1.0
+    assert [message["role"] for message in chat_server.requests[1]["messages"]] == [
+        "system",
+        "user",
+        "assistant",
+        "user",
+    ]
+
+
+def test_auto_falls_back_to_text_where_tools_are_refused(chat_server: Any, options: EvalOptions) -> None:
+    refusal = {"error": {"message": '"auto" tool choice requires --enable-auto-tool-choice to be set'}}
+    chat_server.faults = [(400, refusal)]
+    chat_server.answer = answer
+    one = EvalOptions(n=3, num_envs=1, env_kwargs=options.env_kwargs)
+    result = evaluate_endpoint(config(chat_server), "CodeSandbox-v0", one, tool_calls="auto")
+    assert (result.n, result.failures) == (3, 0)
+    assert "tools" in chat_server.requests[0]
+    assert not any("tools" in body for body in chat_server.requests[1:]), "it is asked once"
+    chat_server.faults = [(400, refusal)]
+    with pytest.raises(ConfigError, match="--enable-auto-tool-choice to be set; --tool-calls=text works"):
+        evaluate_endpoint(config(chat_server), "CodeSandbox-v0", one, tool_calls="native")
+
+
+def test_a_wrong_form_of_calls_is_refused(chat_server: Any, options: EvalOptions) -> None:
+    with pytest.raises(ConfigError, match="--tool-calls=natvie; did you mean 'native'"):
+        evaluate_endpoint(config(chat_server), "CodeSandbox-v0", options, tool_calls="natvie")
+    with pytest.raises(ConfigError, match="parser='plain': use parser='auto' or --tool-calls=text"):
+        evaluate_endpoint(config(chat_server), "CodeSandbox-v0", one_task(options, parser="plain"), tool_calls="native")

@@ -10,8 +10,8 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
-Answer = Callable[[dict[str, Any]], str]
-"""From a request's body to the text of the reply."""
+Answer = Callable[[dict[str, Any]], Any]
+"""From a request's body to the text of the reply, or to the whole message."""
 
 
 class ChatServer:
@@ -85,13 +85,15 @@ class ChatServer:
         elif handler.path != "/v1/chat/completions":
             handler.reply(404, {"error": {"message": f"no such path {handler.path}"}})
         else:
-            text = self.answer(body)
-            words = sum(len(message["content"].split()) for message in body["messages"])
+            answer = self.answer(body)
+            message = answer if isinstance(answer, dict) else {"role": "assistant", "content": answer}
+            text = message.get("content") or ""
+            words = sum(len((message.get("content") or "").split()) for message in body["messages"])
             handler.reply(
                 200,
                 {
                     "object": "chat.completion",
-                    "choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
+                    "choices": [{"message": message, "finish_reason": "stop"}],
                     "usage": {"prompt_tokens": words, "completion_tokens": len(text.split())},
                 },
             )

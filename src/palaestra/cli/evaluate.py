@@ -34,6 +34,9 @@ def evaluate(
     base_url: Annotated[
         str, typer.Option(metavar="URL", help="An OpenAI-compatible server, such as http://127.0.0.1:8000/v1.")
     ] = "",
+    tool_calls: Annotated[
+        str, typer.Option(metavar="FORM", help="With --base-url: text, native (the server's own form) or auto.")
+    ] = "text",
     agent: Annotated[
         str,
         typer.Option(
@@ -88,9 +91,10 @@ def evaluate(
     palaestra eval CodeSandbox-v0 --base-url http://127.0.0.1:8000/v1 --model NAME
     ```
 
-    **A server** gets chat completions as text: the prompt teaches the tools, and the model's text is its action. The
-    variable OPENAI_API_KEY is sent as its key. What may pass is tried again with growing pauses; an episode whose
-    server keeps failing counts as a failure, which `--resume` tries again.
+    **A server** gets chat completions as text: the prompt teaches the tools, and the model's text is its action. With
+    `--tool-calls native` the tools' schemas are sent along, and calls come and go in the server's own form; `auto` does
+    so unless the server refuses tools. The variable OPENAI_API_KEY is sent as its key. What may pass is tried again
+    with growing pauses; an episode whose server keeps failing counts as a failure, which `--resume` tries again.
 
     **With several samples per task**, *pass@k* is the chance that at least one of k attempts at a task succeeds,
     *pass^k* that all of them do; both are estimated without bias (arXiv 2107.03374, 2406.12045). Attempts at one task
@@ -104,6 +108,7 @@ def evaluate(
     """
     from ..agents.evaluation import EvalOptions, evaluate_model, evaluate_scripted
     from ..agents.evaluation_journal import FileJournal, Journal
+    from ..agents.native_calls import CallStyle
     from ..core.tasks import SPLITS
 
     if bool(model) == bool(agent):
@@ -114,6 +119,9 @@ def evaluate(
         raise ConfigError(f"--split={split}{did_you_mean(split, SPLITS)}")
     if base_url and not model:
         raise ConfigError("--base-url: name the server's model with --model")
+    if tool_calls != "text" and not base_url:
+        raise ConfigError(f"--tool-calls={tool_calls} is for servers: name one with --base-url")
+    CallStyle(tool_calls)  # a wrong name is found before anything is written
     if resume and save is None:
         raise ConfigError("--resume continues an episodes file: name it with --save")
     if model and not base_url:
@@ -137,8 +145,8 @@ def evaluate(
     ks = _attempts_counted(k, samples)
     run, subject = (evaluate_model, model) if model else (evaluate_scripted, agent)
     if base_url:
-        run = _endpoint_evaluation(base_url)
-    about = _settings(subject, env_id, chosen, base_url)
+        run = _endpoint_evaluation(base_url, tool_calls)
+    about = _settings(subject, env_id, chosen, base_url) | ({"tool_calls": tool_calls} if base_url else {})
     with FileJournal(save, about, resume) if save else Journal() as journal:
         if journal.done:
             print(f"{len(journal.done)} episodes are in {save}; running the others")
@@ -176,14 +184,14 @@ def _refuse_a_run_folder(model: str) -> None:
         raise ConfigError(f"--model={model} is the folder of a run: {hint}")
 
 
-def _endpoint_evaluation(base_url: str) -> Callable[..., EvalResult]:
+def _endpoint_evaluation(base_url: str, tool_calls: str) -> Callable[..., EvalResult]:
     """Evaluates a model by its name, as the functions for folders and scripted agents do."""
     from ..agents.endpoint_agent import evaluate_endpoint
     from ..models.chat_endpoint import EndpointConfig
 
     def run(model: str, *arguments: Any, **keywords: Any) -> EvalResult:
         config = EndpointConfig(base_url=base_url, model=model, api_key=os.environ.get("OPENAI_API_KEY", ""))
-        return evaluate_endpoint(config, *arguments, **keywords)
+        return evaluate_endpoint(config, *arguments, **keywords, tool_calls=tool_calls)
 
     return run
 

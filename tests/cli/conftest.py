@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,44 @@ def fails() -> Callable[..., None]:
             assert fragment in lines[0], lines[0]
 
     return check
+
+
+@dataclass(frozen=True)
+class ToolCallerServer:
+    """`transformers serve` with a model that solves its twelve tasks by tool calls."""
+
+    url: str
+    folder: Path
+    tasks: Path
+    actions: tuple[str, ...]
+
+    def evaluation(self, tool_calls: str) -> tuple[object, ...]:
+        """The arguments of its evaluation."""
+        return (
+            "eval", "CodeSandbox-v0", "--base-url", self.url, "--model", self.folder, "--tool-calls", tool_calls,
+            "--env", f"tasks={self.tasks}", "--env", "max_turns=3", "--max-turn-tokens", 30, "--greedy",
+            "--num-envs", 4,
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tool_caller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ToolCallerServer]:
+    """The real server, offline, on a free port."""
+    pytest.importorskip("fastapi", reason="transformers serve needs fastapi: pip install '.[test]' brings it")
+    pytest.importorskip("openai", reason="transformers serve needs openai: pip install '.[test]' brings it")
+    from server_process import ServerProcess
+    from tool_caller import ACTIONS, save_tool_caller, write_tasks
+
+    place = tmp_path_factory.mktemp("tool_caller")
+    tasks = write_tasks(place / "tasks.jsonl", 12)
+    folder = save_tool_caller(place / "model", tasks)
+    serve = [sys.executable, "-P", "-c", "from transformers.cli.transformers import app; app()", "serve", str(folder)]
+    with ServerProcess(
+        [*serve, "--host", "127.0.0.1", "--port", "0", "--device", "cpu"],
+        r"running on (http://127\.0\.0\.1:\d+)",
+        {"HF_HUB_OFFLINE": "1"},
+    ) as server:
+        yield ToolCallerServer(f"{server.url}/v1", folder, tasks, ACTIONS)
 
 
 @pytest.fixture

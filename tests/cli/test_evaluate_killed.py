@@ -41,6 +41,10 @@ def test_ten_kills_of_an_endpoints_client(palaestra: Any, tmp_path: Path, chat_s
     survives(palaestra, tmp_path, 10, "--base-url", chat_server.url, "--model", "tiny", "--num-envs", "8")
 
 
+def test_ten_kills_of_a_client_of_transformers_serve(palaestra: Any, tmp_path: Path, tool_caller: Any) -> None:
+    survives(palaestra, tmp_path, 10, *tool_caller.evaluation("native")[2:], tasks=12, samples=10)
+
+
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path, chat_server: Any) -> None:
     chat_server.delay_s = 0.05
     save = tmp_path / "episodes.jsonl"
@@ -56,9 +60,11 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, chat_server: Any) -> None:
     assert last == "interrupted"
 
 
-def survives(palaestra: Any, tmp_path: Path, kills: int, *agent: str) -> None:
+def survives(
+    palaestra: Any, tmp_path: Path, kills: int, *agent: object, tasks: int = TASKS, samples: int = SAMPLES
+) -> None:
     """However often it is killed, the result holds each episode exactly once, and equals that of one that was not."""
-    evaluation = ["eval", "CodeSandbox-v0", *agent, "-n", str(TASKS), "--samples", str(SAMPLES), "--save"]
+    evaluation = ["eval", "CodeSandbox-v0", *agent, "-n", tasks, "--samples", samples, "--save"]
     killed, whole = tmp_path / "killed.jsonl", tmp_path / "whole.jsonl"
     rng = random.Random(7)
     resumed_from: list[int] = []
@@ -76,7 +82,7 @@ def survives(palaestra: Any, tmp_path: Path, kills: int, *agent: str) -> None:
         assert set(known) < set(done), "nothing is lost"
         assert len(done) == len(set(done)) > 0, "no episode is there twice"
     assert resumed_from == sorted(set(resumed_from)), "each start went on from where the last one was killed"
-    assert resumed_from[-1] < TASKS * SAMPLES
+    assert resumed_from[-1] < tasks * samples
 
     last = start(*evaluation, killed, "--resume")
     out, err = last.communicate(timeout=PATIENCE_S)
@@ -85,7 +91,7 @@ def survives(palaestra: Any, tmp_path: Path, kills: int, *agent: str) -> None:
     assert palaestra(*evaluation, whole).exit_code == 0
     assert killed.read_bytes() == whole.read_bytes()
     assert [attempt_key(episode) for episode in load_episodes(killed)] == [
-        (task, sample) for task in range(TASKS) for sample in range(SAMPLES)
+        (task, sample) for task in range(tasks) for sample in range(samples)
     ]
 
 

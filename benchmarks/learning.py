@@ -8,6 +8,7 @@
     shuffled           GRPO from the quickstart's SFT policy with rewards dealt out at random
     no_kl              GRPO from the quickstart's SFT policy with beta = 0
     repair             the `repair` family with its own recipe
+    project            the `project` family of ProjectSandbox-v0 with its own recipe
     null_agents        agents that cannot know the answer
 
 Every figure is held-out success, sampled at temperature 1 and greedy. Takes about five minutes per run on two cores.
@@ -24,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from palaestra.agents.evaluation import EvalOptions, evaluate_scripted
-from palaestra.agents.scripted import null_agent_names
+from palaestra.agents.scripted import agent_names, null_agent_names
+from palaestra.envs import make_env
 from palaestra.learners.config import load_recipe
 from palaestra.learners.demonstration_data import demonstrations
 from palaestra.learners.pipeline import run
@@ -103,12 +105,22 @@ def repair(runs: Runs, seed: int) -> Figures:
     return runs.train(f"repair_s{seed}", "repair", f"seed={seed}")
 
 
+def project(runs: Runs, seed: int) -> Figures:
+    return runs.train(f"project_s{seed}", "project", f"seed={seed}")
+
+
 def null_agents(runs: Runs, seed: int) -> Figures:
     figures: Figures = {}
     for family in ("compose", "repair", "trace"):
         for name in null_agent_names(family):
             options = EvalOptions(n=400, seed=seed, families=(family,))
             figures[f"{family}/{name}"] = evaluate_scripted(name, "CodeSandbox-v0", options).success
+    with make_env("ProjectSandbox-v0") as env:
+        env.reset(seed=seed)
+        names = [name for name in agent_names(env, "project") if name.startswith("null-")]
+    for name in names:
+        options = EvalOptions(n=400, seed=seed, env_kwargs={"max_turns": 4})
+        figures[f"project/{name}"] = evaluate_scripted(name, "ProjectSandbox-v0", options).success
     return figures
 
 
@@ -119,6 +131,7 @@ CASES: dict[str, Callable[[Runs, int], Figures]] = {
     "shuffled": from_sft_of_quickstart("shuffled", "grpo.shuffle_rewards=true"),
     "no_kl": from_sft_of_quickstart("no_kl", "grpo.kl_beta=0", "grpo.kl_beta_min=0", "grpo.kl_beta_max=0"),
     "repair": repair,
+    "project": project,
     "null_agents": null_agents,
 }
 
@@ -159,7 +172,7 @@ def targets(results: dict[str, Figures]) -> dict[str, Figures]:
             found[f"{name} kl_seq"] = reported(figures["kl_seq"])
         if name.startswith("shuffled/"):
             found[f"{name} gain"] = target(figures["rl_success"] - figures["sft_success"], 0.05, False)
-        if name.startswith("repair/"):
+        if name.startswith(("repair/", "project/")):
             found[f"{name} gain"] = target(figures["rl_success"] - figures["sft_success"], 0.15, True)
             found[f"{name} sft sampled, greedy"] = reported(figures["sft_success"], figures["sft_success_greedy"])
             found[f"{name} grpo sampled, greedy"] = reported(figures["rl_success"], figures["rl_success_greedy"])

@@ -20,7 +20,7 @@ class Repository:
     """Modules of a repository, from their texts; in front of all others while it is installed."""
 
     def __init__(self, files):
-        self.files, self.hidden = files, {}
+        self.files, self.hidden, self.loaded = files, {}, []
 
     def find_spec(self, name, path=None, target=None):
         stem = name.replace(".", "/")
@@ -36,21 +36,21 @@ class Repository:
 
     def exec_module(self, module):
         place = module.__spec__.origin
+        self.loaded.append(module.__name__)
         exec(COMPILE(self.files.get(place, ""), place), module.__dict__)
 
     def __enter__(self):
         tops = {place.partition("/")[0].removesuffix(".py") for place in self.files}
-        for name in list(sys.modules):
-            if name.partition(".")[0] in tops:
+        for top in tops & sys.modules.keys():
+            for name in [name for name in sys.modules if name.partition(".")[0] == top]:
                 self.hidden[name] = sys.modules.pop(name)
         sys.meta_path.insert(0, self)
         return self
 
     def __exit__(self, *_):
         sys.meta_path.remove(self)
-        for name, module in list(sys.modules.items()):
-            if getattr(getattr(module, "__spec__", None), "loader", None) is self:
-                del sys.modules[name]
+        for name in self.loaded:
+            sys.modules.pop(name, None)
         sys.modules.update(self.hidden)
 
 def COMPILE(text, place, asserts=None):

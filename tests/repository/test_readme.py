@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from palaestra.envs.code_sandbox import CodeSandboxEnv
+from palaestra.envs.project_sandbox import ProjectSandboxEnv
 
 README = Path(__file__).parents[2] / "README.md"
 BLOCK = re.compile(r"(?P<mark><!-- not run: [^\n]+ -->\n)?```(?P<language>\w*)\n(?P<code>.*?)```", re.DOTALL)
@@ -67,8 +68,22 @@ def test_make_targets_of_the_documents_exist() -> None:
 
 def test_the_keyword_table_is_the_signature() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", README.read_text(), re.MULTILINE))
-    parameters = list(inspect.signature(CodeSandboxEnv.__init__).parameters.values())[1:]
-    assert rows == {parameter.name: repr(parameter.default) for parameter in parameters}
+    assert rows == defaults(CodeSandboxEnv)
+
+
+def test_the_other_environment_differs_from_the_table_as_the_line_below_it_says() -> None:
+    (said,) = re.findall(r"^`ProjectSandbox-v0` takes .+$", README.read_text(), re.MULTILINE)
+    theirs, ours = defaults(CodeSandboxEnv), defaults(ProjectSandboxEnv)
+    missing = theirs.keys() - ours.keys()
+    assert all(f"`{name}`" in said for name in missing)
+    assert {name: value for name, value in ours.items() if value != theirs[name]} == {"max_turns": "30"}
+    assert "`max_turns=30`" in said
+
+
+def defaults(kind: type) -> dict[str, str]:
+    """The keywords of an environment and their defaults."""
+    parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]
+    return {parameter.name: repr(parameter.default) for parameter in parameters}
 
 
 def test_every_local_link_and_named_file_exists() -> None:

@@ -139,8 +139,8 @@ class InProcessRepositoryRunner:
     def __init__(self) -> None:
         self._names: dict[str, Any] = {}
         exec(HARNESS, self._names)
-        self._plain_compile = self._names["COMPILE"]
-        self._names["COMPILE"] = self._compiled
+        self._compile = self._names["compiled"]
+        self._names["compiled"] = self._compiled
 
     def test(self, files: Files) -> TestsReport:
         """See `ProjectRunner.test`."""
@@ -148,13 +148,16 @@ class InProcessRepositoryRunner:
 
     def grade(self, files: Files, cases: Sequence[Case]) -> Verdict:
         """See `ProjectRunner.grade`."""
-        modules = {path: text for path, text in python_files(files).items() if path not in paths_of_tests(files)}
-        with self._names["Repository"](modules):
-            try:
-                passed = all(same(self._names["call"](*case["args"]), case["expected"]) for case in cases)
-            except Exception:
-                passed = False
-        return Verdict(passed=passed)
+        try:
+            answers = self.call(files, [case["args"] for case in cases])
+        except Exception:
+            return Verdict(passed=False)
+        return Verdict(passed=all(same(got, case["expected"]) for got, case in zip(answers, cases, strict=True)))
+
+    def call(self, files: Files, calls: Sequence[Sequence[Any]]) -> list[Any]:
+        """What functions of a repository give; each call is `[module, function, arguments]`."""
+        with self._names["Repository"](python_files(files)):
+            return [self._names["call"](*arguments) for arguments in calls]
 
     def command(self, command: str, files: Files) -> CommandReport:
         """Not possible: shell commands belong into a sandbox."""
@@ -171,7 +174,7 @@ class InProcessRepositoryRunner:
         """Nothing to close."""
 
     def _compiled(self, text: str, place: str, asserts: Any = None) -> CodeType:
-        return _compiled(text, place) if asserts is None else self._plain_compile(text, place, asserts)
+        return _compiled(text, place) if asserts is None else self._compile(text, place, asserts)
 
 
 @functools.lru_cache(maxsize=10_000)

@@ -37,7 +37,7 @@ class Repository:
     def exec_module(self, module):
         place = module.__spec__.origin
         self.loaded.append(module.__name__)
-        exec(COMPILE(self.files.get(place, ""), place), module.__dict__)
+        exec(compiled(self.files.get(place, ""), place), module.__dict__)
 
     def __enter__(self):
         tops = {place.partition("/")[0].removesuffix(".py") for place in self.files}
@@ -53,7 +53,7 @@ class Repository:
             sys.modules.pop(name, None)
         sys.modules.update(self.hidden)
 
-def COMPILE(text, place, asserts=None):
+def compiled(text, place, asserts=None):
     if asserts is None:
         return compile(text, place, "exec")
     return compile(asserts.visit(ast.parse(text, place)), place, "exec")
@@ -118,7 +118,7 @@ def run_file(path, files, failures):
     asserts = Asserts()
     names = {"__name__": path.removesuffix(".py").replace("/", "."), "__file__": path, "__compare__": compare}
     try:
-        exec(COMPILE(files[path], path, asserts), names)
+        exec(compiled(files[path], path, asserts), names)
     except (Exception, SystemExit) as error:
         failures.append(failure_of(path, error, asserts.said, files))
         return 1

@@ -14,28 +14,29 @@ from ..sandboxes.opening import open_sandbox
 
 MAX_FILES = 200
 MAX_FILE_BYTES = 100_000
+MAX_BYTES = 8 << 20
+"""What is read back after one command, at most."""
 _LISTING = f"""
-def __list_files():
-    import hashlib, json, os
-    found = {{}}
-    for folder, folders, names in os.walk("."):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__pycache__")
-        for name in sorted(names):
-            path = os.path.normpath(os.path.join(folder, name))
-            try:
-                if name.startswith(".") or os.path.islink(path) or not os.path.isfile(path):
-                    continue
-                if os.path.getsize(path) > {MAX_FILE_BYTES} or len(found) >= {MAX_FILES}:
-                    continue
-                with open(path, "rb") as file:
-                    data = file.read()
-                data.decode()
-            except (OSError, ValueError):
+import hashlib, json, os
+found = {{}}
+for folder, folders, names in os.walk("."):
+    folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__pycache__")
+    for name in sorted(names):
+        path = os.path.normpath(os.path.join(folder, name))
+        try:
+            if name.startswith(".") or os.path.islink(path) or not os.path.isfile(path):
                 continue
-            found[path] = hashlib.blake2b(data, digest_size=8).hexdigest()
-    return json.dumps(found)
-print(__list_files())
+            if os.path.getsize(path) > {MAX_FILE_BYTES} or len(found) >= {MAX_FILES}:
+                continue
+            with open(path, "rb") as file:
+                data = file.read()
+            data.decode()
+        except (OSError, ValueError):
+            continue
+        found[path] = hashlib.blake2b(data, digest_size=8).hexdigest()
+print(json.dumps(found))
 """
+_LOST = "the session has ended, and what the command changed is lost"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,20 +75,17 @@ class Workspace:
         session = self._session
         try:
             self._push(session, files)
-            result = session.run(["bash", "-c", command])
-            after = self._pull(session, files) if result.status is not ExecStatus.SANDBOX_DIED else files
-        except SandboxError as error:  # the command ended its session, or filled it
-            if isinstance(error, SandboxDied):
-                self._session = None
-                raise
-            self.close()
-            return CommandReport(output=f"error: {error}; its changes are lost", files=files)
-        if result.status is ExecStatus.SANDBOX_DIED:
+            result = _checked(session.run(["bash", "-c", command]))
+            if session.alive:
+                return CommandReport(output=_shown(result), files=self._pull(session, files))
+            said = f"{_shown(result)}\n{_LOST}"
+        except SandboxDied:
             self._session = None
-            raise SandboxDied(result.message or "the sandbox died")
-        if not session.alive:
-            self.close()
-        return CommandReport(output=_shown(result), files=after)
+            raise
+        except SandboxError as error:  # the command filled its session, or left something that ended it
+            said = f"error: {error}; what the command changed is lost"
+        self.close()
+        return CommandReport(output=said.strip("\n"), files=files)
 
     def fork(self, n: int) -> list[Workspace]:
         """Gives `n` independent copies; raises `SandboxDied` when infrastructure failed."""
@@ -112,18 +110,26 @@ class Workspace:
 
     def _pull(self, session: Sandbox, files: Mapping[str, str]) -> dict[str, str]:
         """The repository as the session has it; only what changed is read."""
-        listed = session.exec(_LISTING)
-        if listed.status is ExecStatus.SANDBOX_DIED:
-            raise SandboxDied(listed.message or "the sandbox died")
-        digests = _read_listing(listed)
+        listed = _checked(session.run(["python3", "-I", "-S", "-c", _LISTING]))  # modules of the agent's stay out
         after: dict[str, str] = {}
-        for path, digest in digests.items():
+        left = MAX_BYTES
+        for path, digest in _read_listing(listed).items():
             if self._known.get(path) == digest and path in files:
                 after[path] = files[path]
-            else:
-                after[path] = session.read_file(path)[:MAX_FILE_BYTES].decode("utf-8", "replace")
+                continue
+            data = session.read_file(path)
+            left -= len(data)
+            if left < 0:
+                raise SandboxError(f"the command changed more than {MAX_BYTES >> 20} MiB of text files")
+            after[path] = data[:MAX_FILE_BYTES].decode("utf-8", "replace")
         self._known = {path: _digest(text) for path, text in after.items()}
         return after
+
+
+def _checked(result: ExecResult) -> ExecResult:
+    if result.status is ExecStatus.SANDBOX_DIED:
+        raise SandboxDied(result.message or "the sandbox died")
+    return result
 
 
 def _read_listing(listed: ExecResult) -> dict[str, str]:
@@ -134,7 +140,7 @@ def _read_listing(listed: ExecResult) -> dict[str, str]:
     if not listed.ok or not isinstance(found, dict):
         raise SandboxError("the session cannot list its files")
     named = cast(dict[str, Any], found)
-    return {path: str(digest) for path, digest in named.items()}
+    return {path: str(digest) for path, digest in list(named.items())[:MAX_FILES]}
 
 
 def _digest(text: str) -> str:

@@ -149,6 +149,10 @@ def test_a_command_that_ends_its_session_loses_its_changes_and_no_more(env) -> N
     say(env, write("kept.py", "a = 1"))
     assert "lost" in say(env, "bash echo b > kept.py; kill -9 -1; sleep 5")
     assert say(env, "read kept.py") == "a = 1"
+    assert say(env, write("hashlib.py", "raise SystemExit")) == "ok"
+    assert say(env, "bash echo c >> kept.py") == "(no output)", "modules of one's own do not stand in the way"
+    assert say(env, write("kept.py", "a = 1")) == "ok"
+    assert say(env, "read kept.py") == "a = 1"
     assert say(env, "bash cat kept.py") == "a = 1"
 
 

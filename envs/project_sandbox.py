@@ -135,7 +135,7 @@ class ProjectSandboxEnv(ToolEnv):
             report = self._runner.test(self._files)
             if self._remembers and report.repeatable:
                 _REPORTS.put(key, report)
-        shown = report.shown(FAILURES_SHOWN[self.options.prompt_style])
+        shown = shortened(report.shown(FAILURES_SHOWN[self.options.prompt_style]))
         return "\n".join(part for part in (shortened(report.output.strip("\n")), shown) if part)
 
     @tool

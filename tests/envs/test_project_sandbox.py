@@ -9,6 +9,7 @@ from palaestra.agents.scripted import CAST, agent_names, expert_names, scripted_
 from palaestra.core.errors import ConfigError, SandboxDied
 from palaestra.core.records import episode_to_record
 from palaestra.envs import make_env, self_check
+from palaestra.envs.actions import format_tool_call
 from palaestra.envs.project_runner import RepositoryRunner
 from palaestra.sandboxes import Limits
 from palaestra.sandboxes.base import SandboxConfig
@@ -117,6 +118,22 @@ def test_modules_that_do_not_work_are_told_of(env, text: str, said: str) -> None
     assert said.replace("{m}", module) in report
     assert len(report) < 400
     assert not submitted(env)["success"]
+
+
+def test_any_text_can_be_written_run_and_graded(env) -> None:
+    module, function = main_of(env)
+    for text in ("\ud800", "x = '\x00'", "# -*- coding: no-such -*-", "\ufeffx = 1", "x = '" + "ü" * 5000 + "'\r\n"):
+        action = format_tool_call("write", {"path": f"{module}.py", "content": f"{text}\ndef {function}(x): pass"})
+        assert say(env, action) == "ok"
+        assert say(env, "run_tests").endswith(" failed")
+        assert say(env, "bash ls > /dev/null") == "(no output)"
+    assert not submitted(env)["success"]
+
+
+def test_a_long_report_is_cut(env) -> None:
+    module, function = main_of(env)
+    say(env, write(f"{module}.py", f"print('x' * 99_999)\ndef {function}(x):\n    raise ValueError('y' * 99_999)"))
+    assert len(say(env, "run_tests")) < 5000
 
 
 def test_tests_of_ones_own_run_and_change_nothing(env) -> None:

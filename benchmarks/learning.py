@@ -7,7 +7,7 @@
     rejection_grpo     GRPO that starts from that policy
     shuffled           GRPO from the quickstart's SFT policy with rewards dealt out at random
     no_kl              GRPO from the quickstart's SFT policy with beta = 0
-    repair             the `repair` family with its own recipe
+    repair, trace      these families, each with its own recipe
     project            the `project` family of ProjectSandbox-v0 with its own recipe
     null_agents        agents that cannot know the answer
 
@@ -109,6 +109,10 @@ def project(runs: Runs, seed: int) -> Figures:
     return runs.train(f"project_s{seed}", "project", f"seed={seed}")
 
 
+def trace(runs: Runs, seed: int) -> Figures:
+    return runs.train(f"trace_s{seed}", "trace", f"seed={seed}")
+
+
 def null_agents(runs: Runs, seed: int) -> Figures:
     figures: Figures = {}
     for family in ("compose", "repair", "trace"):
@@ -131,6 +135,7 @@ CASES: dict[str, Callable[[Runs, int], Figures]] = {
     "shuffled": from_sft_of_quickstart("shuffled", "grpo.shuffle_rewards=true"),
     "no_kl": from_sft_of_quickstart("no_kl", "grpo.kl_beta=0", "grpo.kl_beta_min=0", "grpo.kl_beta_max=0"),
     "repair": repair,
+    "trace": trace,
     "project": project,
     "null_agents": null_agents,
 }
@@ -172,10 +177,12 @@ def targets(results: dict[str, Figures]) -> dict[str, Figures]:
             found[f"{name} kl_seq"] = reported(figures["kl_seq"])
         if name.startswith("shuffled/"):
             found[f"{name} gain"] = target(figures["rl_success"] - figures["sft_success"], 0.05, False)
-        if name.startswith(("repair/", "project/")):
+        if name.startswith(("repair/", "trace/", "project/")):
             found[f"{name} gain"] = target(figures["rl_success"] - figures["sft_success"], 0.15, True)
             found[f"{name} sft sampled, greedy"] = reported(figures["sft_success"], figures["sft_success_greedy"])
             found[f"{name} grpo sampled, greedy"] = reported(figures["rl_success"], figures["rl_success_greedy"])
+        if name.startswith("trace/"):
+            found[f"{name} seconds"] = target(figures["seconds_total"], 600.0, False)
         if name.startswith("null_agents/"):
             found[f"{name} best"] = target(max(figures.values()), 0.02, False)
     return found

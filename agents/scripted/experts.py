@@ -1,4 +1,4 @@
-"""Experts of mixed quality for `compose` and `repair`; they see observations only.
+"""Experts of mixed quality: what all kinds share, and those for `compose` and `repair`. They see observations only.
 
 - careful: runs, repairs what contradicts the sentence and what crashes, then walks through the readings so that each
   combination comes up once (Gray code), and submits when the visible tests pass
@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -64,8 +65,12 @@ class MixedExpert:
         return self._expert.act(observation, info)
 
 
-class CodeExpert:
-    """One expert in one episode; see the module's docstring."""
+class Expert(ABC):
+    """One expert in one episode: what all kinds of experts share.
+
+    A kind says how it reads a task (`_read`) and which actions it takes: the hasty expert's, the one that opens an
+    episode, and the next one after an observation.
+    """
 
     def __init__(self, habits: Habits) -> None:
         self.habits = habits
@@ -73,13 +78,8 @@ class CodeExpert:
     def reset(self, observation: str, info: Mapping[str, Any], seed: int) -> None:
         """Reads the task."""
         self._rng = random.Random(derive_seed(seed, "expert", self.habits.quality))
-        self._sentence: Sentence = read_sentence(observation)
-        given = read_program(observation.partition("\nf(")[0])
-        self._given = bool(given)
-        self._lines = given or guess(self._rng, self._sentence, self.habits.slip)
-        self._slots = self._sentence.slots(looped=any(line.startswith("for ") for line in given))
         self._turn = 0
-        self._flips = 0
+        self._read(observation)
 
     def reseed(self, seed: int) -> None:
         """Draws differently from here on: for a copy of this expert in a copy of its episode."""
@@ -91,16 +91,48 @@ class CodeExpert:
         first = self._turn == 1
         if self.habits.quality == "hasty":
             return self._hasty_action(first)
-        if first and not self._given:
-            return f"run\n{source(self._lines)}"
-        misremembered = observation.startswith("error: no such line")
+        opening = self._opening() if first else None
+        if opening is not None:
+            return opening
+        return "submit" if self._stops(observation, first) else self._next_action(observation)
+
+    def _stops(self, observation: str, first: bool) -> bool:
+        """Whether it hands in what stands: a run passed, no more turns are left, or it gives up."""
         passed = observation == "ok" and not first
+        refused = observation.startswith("error:")
         last = self._turn >= self.habits.max_turns
-        if passed or last or (self._gives_up() and not first and not misremembered):
-            return "submit"
-        if misremembered:
-            return self._edit(self._pending, self._wanted)
-        return self._next_edit(observation, first)
+        return passed or last or (self._gives_up() and not first and not refused)
+
+    def _gives_up(self) -> bool:
+        return self.habits.quality == "sloppy" and self._rng.random() < self.habits.give_up
+
+    @abstractmethod
+    def _read(self, observation: str) -> None: ...
+
+    @abstractmethod
+    def _hasty_action(self, first: bool) -> str: ...
+
+    @abstractmethod
+    def _opening(self) -> str | None:
+        """The first action, or None where an episode opens as it goes on."""
+
+    @abstractmethod
+    def _next_action(self, observation: str) -> str: ...
+
+
+class CodeExpert(Expert):
+    """An expert for `compose` and `repair`; see the module's docstring."""
+
+    def _read(self, observation: str) -> None:
+        self._sentence: Sentence = read_sentence(observation)
+        given = read_program(observation.partition("\nf(")[0])
+        self._given = bool(given)
+        self._lines = given or guess(self._rng, self._sentence, self.habits.slip)
+        self._slots = self._sentence.slots(looped=any(line.startswith("for ") for line in given))
+        self._flips = 0
+
+    def _opening(self) -> str | None:
+        return None if self._given else f"run\n{source(self._lines)}"
 
     def _hasty_action(self, first: bool) -> str:
         if not self._given:
@@ -110,10 +142,9 @@ class CodeExpert:
         position = self._random_suspect()
         return self._edit(position, self._other_line(position))
 
-    def _gives_up(self) -> bool:
-        return self.habits.quality == "sloppy" and self._rng.random() < self.habits.give_up
-
-    def _next_edit(self, observation: str, first: bool) -> str:
+    def _next_action(self, observation: str) -> str:
+        if observation.startswith("error: no such line"):
+            return self._edit(self._pending, self._wanted)
         position = self._careful_suspect(observation) if self.habits.quality != "sloppy" else self._random_suspect()
         wanted = self._other_line(position)
         room = self._turn <= self.habits.max_turns - 2

@@ -33,7 +33,7 @@ def test_every_id_is_listed_with_tools_families_and_keywords(palaestra: Any, mon
     assert "submit([code])" in text
     assert "compose levels 1 to 7:" in text
     assert "repair levels 1 to 4:" in text
-    assert "trace levels 1 to 5:" in text
+    assert "trace levels 1 to 7:" in text
     assert "max_turns=10 Actions per episode" in text
     assert "ProjectSandbox-v0" in text
     assert "edit(path, old, new)" in text

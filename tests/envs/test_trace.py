@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from palaestra.agents.demonstrations import generate_demos
+from palaestra.agents.scripted.tracing import EXPERIMENTS, experiment
 from palaestra.core.tasks import TaskSet
 from palaestra.envs.input_answers import NO_INPUT, read_input
 from palaestra.envs.registration import make_env
@@ -21,7 +22,7 @@ TASKS = TaskSet(split="train", families=(FAMILIES["trace"],)).tasks(300, seed=4)
 
 @pytest.fixture
 def env() -> Iterator[Any]:
-    env = make_env("CodeSandbox-v0", families=["trace"], levels=[3], prompt_style="compact")
+    env = make_env("CodeSandbox-v0", families=["trace"], levels=[5], prompt_style="compact")
     yield env
     env.close()
 
@@ -61,7 +62,9 @@ def test_whole_functions_are_read_and_followed_backwards(reduction: str) -> None
 def test_a_prompt_keeps_back_as_many_constants_as_its_level_says_and_is_short() -> None:
     for task in TASKS:
         function = function_of(task.prompt)
-        depth, kept = SHAPES[task.level]
+        depth, kept, reductions = SHAPES[task.level]
+        assert function.reduction in reductions
+        assert isinstance(task.public["wanted"], int) or task.level > 2
         assert (len(function.names), function.constants.count(None)) == (depth, kept)
         assert [letter in task.prompt.split("):\n")[1].replace("for v in", "") for letter in LETTERS][:kept] == [
             True
@@ -124,6 +127,21 @@ def test_what_is_no_input() -> None:
     assert read_input("[]") == []
     for text in ("", "1", "[1", "[[1]]", "[1,]", "NaN", "[NaN]", "[1] [2]", "(1, 2)"):
         assert read_input(text) is None, text
+
+
+def test_an_experiment_tells_as_many_constants_apart_as_any_and_a_number_takes_one_or_two() -> None:
+    for task in TASKS:
+        function = function_of(task.prompt)
+        told = {
+            str(value): len({str(outputs(function.with_constants(c).shown, [value])) for c in function.choices()})
+            for value in EXPERIMENTS
+        }
+        assert told[str(experiment(function))] >= max(told.values()) - 1  # an exception tells something, too
+    levels = {"families": ["trace"], "levels": [1, 2]}
+    episodes = list(generate_demos("CodeSandbox-v0", 200, 6, mix={"careful": 1}, env_kwargs=levels))
+    runs = [len(episode.trajectories[0].turns) - 1 for episode in episodes]
+    assert sum(n <= 2 for n in runs) >= 0.85 * len(runs)
+    assert all(episode.trajectories[0].turns[0].action.startswith("run\n[") for episode in episodes)
 
 
 def test_experts_write_little_and_learn_from_what_they_read() -> None:

@@ -10,7 +10,7 @@ from palaestra.learners.config import load_recipe, packaged_recipes, recipe_to_d
 def test_packaged_recipes_load_and_survive_a_round_trip_through_toml(tmp_path: Path) -> None:
     import tomli_w
 
-    assert {"quickstart", "repair"} <= set(packaged_recipes())
+    assert {"quickstart", "repair", "trace"} <= set(packaged_recipes())
     for name in packaged_recipes():
         recipe = load_recipe(name, ["seed=5"])
         path = tmp_path / f"{name}.toml"

@@ -8,7 +8,8 @@ that need no thought (the wanted value itself, a row of equal numbers, a random 
 Splits share no sequence of steps with a last line, and no function: what gives the same on all of `PROBES` belongs to
 one split, whatever it looks like, in this family and in the others.
 
-Levels: (steps, constants that are kept back) = 1: (1, 1), 2: (2, 1), 3: (2, 2), 4: (3, 1), 5: (3, 2).
+Levels: (steps, constants that are kept back) = 1: (1, 1), 2: (2, 1) where the function gives a number; 3: (1, 1),
+4: (2, 1), 5: (2, 2), 6: (3, 1), 7: (3, 2) where it gives a list or a number.
 """
 
 from __future__ import annotations
@@ -23,10 +24,20 @@ from .compose import split_of, split_of_function
 from .operations import Failure, compact, draw_inputs, outputs, source
 from .tracing import CONSTANT_NAMES, REDUCTIONS, STEPS, TraceFunction
 
-SHAPES: dict[int, tuple[int, int]] = {1: (1, 1), 2: (2, 1), 3: (2, 2), 4: (3, 1), 5: (3, 2)}
-"""Level -> (steps, constants that are kept back)."""
-_SALT = 219
-"""Level 1 has few functions; this salt leaves (23, 4, 12) of them to train, validation and held-out."""
+_ALL = tuple(REDUCTIONS)
+_NUMBER = tuple(name for name in REDUCTIONS if name != "none")
+SHAPES: dict[int, tuple[int, int, tuple[str, ...]]] = {
+    1: (1, 1, _NUMBER),
+    2: (2, 1, _NUMBER),
+    3: (1, 1, _ALL),
+    4: (2, 1, _ALL),
+    5: (2, 2, _ALL),
+    6: (3, 1, _ALL),
+    7: (3, 2, _ALL),
+}
+"""Level -> (steps, constants that are kept back, last lines)."""
+_SALT = 124
+"""Levels 1 and 3 have few functions; this salt leaves (6, 2, 3) and (9, 4, 5) to train, validation and held-out."""
 MAX_GUESS = 0.5
 """At most this share of the constants that may be meant may lead to an input that solves the task."""
 GREATEST = 20
@@ -76,13 +87,15 @@ class TraceFamily:
             )
 
 
-def _draw_shape(rng: random.Random, depth: int, n_kept: int) -> tuple[tuple[str, ...], set[str], str]:
+def _draw_shape(
+    rng: random.Random, depth: int, n_kept: int, reductions: tuple[str, ...]
+) -> tuple[tuple[str, ...], set[str], str]:
     """The steps in order, those whose constants are kept back, and the last line."""
     kept = rng.sample(CONSTANT_NAMES, n_kept)
     others = rng.sample([name for name in STEPS if name not in kept], depth - n_kept)
     names = [*kept, *others]
     rng.shuffle(names)
-    return tuple(names), set(kept), rng.choice(list(REDUCTIONS))
+    return tuple(names), set(kept), rng.choice(reductions)
 
 
 def _is_short(wanted: Any) -> bool:

@@ -6,7 +6,7 @@ The code keeps constants back, as letters. Whoever knows them follows the code b
   value is the wanted one, and submits
 - hasty: submits the first guess
 - sloppy: runs guesses and learns nothing from them; after each failure it may give up and submit anyway
-- reviewer: takes over after somebody else's experiment and goes on as a careful one does
+- reviewer: takes over after somebody else's experiment or guess and goes on as a careful one does
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class TraceExpert(Expert):
         return f"submit\n{compact(self._guess())}"
 
     def _opening(self) -> str:
-        return self._run(self._guess() if self.habits.quality == "sloppy" else experiment(self._function))
+        guesses = {"sloppy": 1.0, "reviewer": 0.5}.get(self.habits.quality, 0.0)
+        return self._run(self._guess() if self._rng.random() < guesses else experiment(self._function))
 
     def _next_action(self, observation: str) -> str:
         if self.habits.quality != "sloppy":

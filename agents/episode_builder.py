@@ -31,6 +31,8 @@ class EpisodeSpec:
     replica: int = 0
     """Which attempt at the task this is; decides the attempt's randomness."""
     group: int = 0
+    trunk: int | None = None
+    """Replica of the episode of the same group and task that this one goes on from in the middle (see `branching`)."""
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Further options of `env.reset`."""
 
@@ -56,6 +58,30 @@ class EpisodeBuilder:
         self._task: Mapping[str, Any] = {}
         self._reward = 0.0
         self._anchor: str | None = None
+        self.forked_at: int | None = None
+        """How many turns are those of the trunk that this episode goes on from."""
+
+    def branch(self, spec: EpisodeSpec, generator: np.random.Generator) -> EpisodeBuilder:
+        """A copy between two turns, which goes on by itself."""
+        assert self.conversation is not None
+        assert self._pending is None
+        made = EpisodeBuilder(spec, generator, self.attempt)
+        made.conversation = Conversation(list(self.conversation.messages), self.conversation.tools)
+        made._done_segments, made._segment = list(self._done_segments), self._segment.copy()
+        made._turns, made._unread = list(self._turns), self._unread
+        made._task, made._reward, made._anchor = self._task, self._reward, self._anchor
+        made.forked_at = len(self._turns)
+        return made
+
+    @property
+    def turn_count(self) -> int:
+        """Turns that were answered."""
+        return len(self._turns)
+
+    @property
+    def context_ids(self) -> list[int]:
+        """All tokens of the current segment."""
+        return self._segment.token_ids
 
     @property
     def key(self) -> Hashable:
@@ -155,12 +181,17 @@ class EpisodeBuilder:
             family=str(self._task.get("family") or ""),
             level=int(self._task.get("level") or 0),
             seed=self.spec.seed,
-            trajectories=(Trajectory(segments=tuple(segments), turns=tuple(self._turns), sampling=sampling),),
+            trajectories=(
+                Trajectory(
+                    segments=tuple(segments), turns=tuple(self._turns), sampling=sampling, forked_at=self.forked_at
+                ),
+            ),
             info={
                 "group": self.spec.group,
                 "replica": self.spec.replica,
                 "attempts": self.attempt + 1,
                 "environment_s": round(self.environment_s, 6),
+                **({} if self.forked_at is None else {"trunk": self.spec.trunk}),
             },
             **outcome,
         )

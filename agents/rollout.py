@@ -14,11 +14,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..core.errors import ConfigError
+import numpy as np
+
+from ..core.errors import ConfigError, EnvironmentFailure
 from ..core.messages import Message, user
 from ..core.seeding import generator
 from ..core.trajectories import Episode, Sampling
+from ..envs.vector import check_can_fork
 from ..models.engine import Completion, GenerationRequest
+from .branching import ForkAt, ForkPoint, Snapshot, Start, branch_starts
 from .episode_builder import EpisodeBuilder, EpisodeSpec
 
 if TYPE_CHECKING:
@@ -40,6 +44,8 @@ class CollectorTelemetry:
     prefilled_tokens: int = 0
     turns: int = 0
     retries: int = 0
+    forks: int = 0
+    """Live copies of environments that were made at boundaries of trunks."""
 
 
 def collect(
@@ -50,6 +56,7 @@ def collect(
     sampling: Sampling,
     seed_parts: tuple[int | str, ...],
     schedule: Schedule = "refill",
+    fork_at: ForkAt = "uniform",
     on_progress: Progress | None = None,
     on_episode: Callable[[Episode], None] | None = None,
     telemetry: CollectorTelemetry | None = None,
@@ -59,15 +66,21 @@ def collect(
     Args:
         policy: The model that acts, with the weights that it has now.
         vector_env: A `ToolVectorEnv`; its environments are used as slots.
-        specs: What to run; members of a group should stand next to each other, so that they share their prompt.
+        specs: What to run; members of a group should stand next to each other, so that they share their prompt. Those
+            that name a `trunk` go on from the middle of that episode (see `branching`); where it was too short or
+            failed, they start afresh.
         sampling: Temperature and token limits. The context limit is also the model's own.
         seed_parts: What makes this collection's randomness its own, such as `(run_seed, "rollout", step)`.
         schedule: `"fixed"` for bit-exact reruns, `"refill"` for speed.
+        fork_at: Which boundary of a trunk is forked.
         on_progress: Called with (episodes done, episodes in all).
         on_episode: Called with each episode as soon as it has ended.
         telemetry: Counters to add to.
+
+    Raises:
+        ConfigError: A spec names a trunk that is not there, or the environment cannot be forked.
     """
-    collector = Collector(policy, vector_env, sampling, seed_parts, schedule, telemetry)
+    collector = Collector(policy, vector_env, sampling, seed_parts, schedule, telemetry, fork_at)
     return collector.run(specs, on_progress, on_episode)
 
 
@@ -82,6 +95,7 @@ class Collector:
         seed_parts: tuple[int | str, ...],
         schedule: Schedule = "refill",
         telemetry: CollectorTelemetry | None = None,
+        fork_at: ForkAt = "uniform",
     ) -> None:
         if schedule not in ("refill", "fixed"):
             raise ConfigError(f"schedule={schedule!r}: must be 'refill' or 'fixed'")
@@ -103,6 +117,15 @@ class Collector:
         """Requests to the engine that are not completed yet."""
         self._episodes: dict[int, Episode] = {}
         self._on_episode: Callable[[Episode], None] | None = None
+        self._fork_at: ForkAt = fork_at
+        self._branches: dict[int, list[int]] = {}
+        """Index of a trunk's spec -> those of its branches."""
+        self._forks: dict[int, ForkPoint] = {}
+        """Index of a trunk's spec -> where it is forked."""
+        self._starts: dict[int, Start] = {}
+        """Index of a branch's spec -> how it begins; only while it waits for a slot."""
+        self._replaced: dict[int, Any] = {}
+        """Slot -> the environment whose place a branch's has taken."""
 
     def run(
         self,
@@ -114,12 +137,15 @@ class Collector:
         self._on_episode = on_episode
         self._engine.update_weights(self._policy.version)
         before = (self._engine.stats.sampled_tokens, self._engine.stats.prefilled_tokens)
-        todo = list(range(len(specs)))[::-1]
+        self._branches = _branches(specs)
+        if self._branches:
+            check_can_fork(self._envs.envs[0])
+        todo = [index for index in range(len(specs)) if specs[index].trunk is None][::-1]
+        self._todo, self._specs = todo, specs
         reported = 0
         try:
             while len(self._episodes) < len(specs):
-                free = [slot for slot in range(self._envs.num_envs) if slot not in self._running]
-                self._start({slot: todo.pop() for slot in free[: len(todo)]}, specs)
+                self._fill(todo)
                 self._receive()
                 if on_progress and len(self._episodes) > reported:
                     reported = len(self._episodes)
@@ -128,11 +154,25 @@ class Collector:
         finally:
             for key in self._slot_of:
                 self._engine.release(key)
+            self._close_copies()
         self.telemetry.sampled_tokens += self._engine.stats.sampled_tokens - before[0]
         self.telemetry.prefilled_tokens += self._engine.stats.prefilled_tokens - before[1]
         return [self._episodes[index] for index in range(len(specs))]
 
     # -- environments ---------------------------------------------------------------------------------------------
+
+    def _fill(self, todo: list[int]) -> None:
+        """Starts what waits in free slots; branches come first."""
+        fresh: dict[int, int] = {}
+        for slot in range(self._envs.num_envs):
+            if slot in self._running or not todo:
+                continue
+            index = todo.pop()
+            if index in self._starts:
+                self._branch(slot, index)
+            else:
+                fresh[slot] = index
+        self._start(fresh, self._specs)
 
     def _start(self, chosen: Mapping[int, int], specs: Sequence[EpisodeSpec], attempt: int = 0) -> None:
         """Resets slots for the specs with the given indices."""
@@ -140,9 +180,15 @@ class Collector:
             return
         for slot, index in chosen.items():
             spec = specs[index]
-            random = generator(*self._seed_parts, spec.task_key, spec.replica)
-            self._running[slot], self._index_of[slot] = EpisodeBuilder(spec, random, attempt), index
+            self._running[slot], self._index_of[slot] = EpisodeBuilder(spec, self._random(spec), attempt), index
+            if index in self._branches:
+                rng = generator(*self._seed_parts, "branching", spec.task_key, spec.replica)
+                self._forks[index] = ForkPoint(self._fork_at, rng)
         self._reset(list(chosen))
+
+    def _random(self, spec: EpisodeSpec) -> np.random.Generator:
+        """The episode's own randomness."""
+        return generator(*self._seed_parts, spec.task_key, spec.replica)
 
     def _reset(self, slots: list[int]) -> None:
         specs = [self._running[slot].spec for slot in slots]
@@ -219,26 +265,88 @@ class Collector:
         """Retries an episode whose infrastructure failed, or records the failure."""
         episode = self._running[slot]
         record = dict(failure) if isinstance(failure, Mapping) else {"kind": "failure", "message": str(failure)}
-        if episode.attempt + 1 >= ATTEMPTS or not record.get("retryable", True):
+        tried = episode.attempt + 1 >= ATTEMPTS or episode.forked_at is not None  # a branch cannot begin again
+        if tried or not record.get("retryable", True):
             self._finish(slot, episode.fail(self._sampling, record))
             return
         self.telemetry.retries += 1
         self._forget(episode)
-        spec, spent = episode.spec, episode.environment_s
-        random = generator(*self._seed_parts, spec.task_key, spec.replica)
-        self._running[slot] = EpisodeBuilder(spec, random, episode.attempt + 1)
-        self._running[slot].environment_s = spent
-        self._reset([slot])
+        index, spent = self._index_of[slot], episode.environment_s
+        if index in self._forks:
+            self._forks[index].close()
+        self._start({slot: index}, self._specs, episode.attempt + 1)
+        self._running[slot].environment_s += spent
 
     def _finish(self, slot: int, record: Episode) -> None:
         self._forget(self._running.pop(slot))
-        self._episodes[self._index_of.pop(slot)] = record
+        if slot in self._replaced:
+            self._envs.exchange(slot, self._replaced.pop(slot)).close()
+        index = self._index_of.pop(slot)
+        self._record(index, record)
+        if index in self._branches:
+            self._release_branches(index, record)
+
+    def _record(self, index: int, record: Episode) -> None:
+        self._episodes[index] = record
         if self._on_episode:
             self._on_episode(record)
 
     def _forget(self, episode: EpisodeBuilder) -> None:
         if self._slot_of.pop(episode.key, None) is not None:
             self._engine.release(episode.key)
+
+    # -- branches -------------------------------------------------------------------------------------------------
+
+    def _consider_fork(self, slot: int, completion: Completion) -> None:
+        """Copies a trunk before an action of it is recorded and taken, where that is the boundary to fork."""
+        episode, fork = self._running[slot], self._forks.get(self._index_of[slot])
+        if fork is None or not episode.turn_count or not fork.wants(completion.logprobs):
+            return
+        started = time.perf_counter()
+        try:
+            (env,) = self._envs.fork(slot)
+        except EnvironmentFailure:
+            return  # the trunk goes on, and an earlier copy stands
+        finally:
+            self._charge([slot], started)
+        self.telemetry.forks += 1
+        fork.keep(Snapshot(env, episode.branch(episode.spec, episode.generator)))
+
+    def _release_branches(self, trunk: int, record: Episode) -> None:
+        """Lets the branches of a trunk begin, now that it has ended."""
+        branches = self._branches[trunk]
+        fork = self._forks.pop(trunk)
+        if record.failed:
+            fork.close()
+        if fork.snapshot is not None:
+            specs = [self._specs[index] for index in branches]
+            starts = branch_starts(fork.snapshot, specs, [self._random(spec) for spec in specs])
+            fork.snapshot = None
+            self.telemetry.forks += len(branches) - 1
+            for index, start in zip(branches, starts, strict=True):
+                if start.failure is not None:
+                    self._record(index, start.episode.fail(self._sampling, start.failure))
+                else:
+                    self._starts[index] = start
+        self._todo += [index for index in reversed(branches) if index not in self._episodes]
+
+    def _branch(self, slot: int, index: int) -> None:
+        """Puts a branch's environment into a slot and asks for its first own turn."""
+        start = self._starts.pop(index)
+        self._replaced[slot] = self._envs.exchange(slot, start.env)
+        self._running[slot], self._index_of[slot] = start.episode, index
+        self._request(slot, start.episode.context_ids)
+
+    def _close_copies(self) -> None:
+        """Closes all copies that an interrupted collection leaves."""
+        for fork in self._forks.values():
+            fork.close()
+        for start in self._starts.values():
+            start.env.close()
+        for slot, env in self._replaced.items():
+            self._envs.envs[slot].close()
+            self._envs.envs[slot] = env
+        self._forks, self._starts, self._replaced = {}, {}, {}
 
     # -- the engine -----------------------------------------------------------------------------------------------
 
@@ -279,6 +387,7 @@ class Collector:
         self.telemetry.turns += len(completions)
         slots = [self._slot_of[completion.key] for completion in completions]
         for slot, completion, text in zip(slots, completions, texts, strict=True):
+            self._consider_fork(slot, completion)
             self._running[slot].add_action(completion, text, self._policy.version)
         self._send(slots, texts)
 
@@ -286,3 +395,17 @@ class Collector:
 def _messages(outcome: Any) -> list[Message]:
     """The new messages of an outcome; environments without any speak as the user."""
     return list(outcome.info.get("messages") or [user(outcome.observation)])
+
+
+def _branches(specs: Sequence[EpisodeSpec]) -> dict[int, list[int]]:
+    """Index of each trunk -> those of its branches, which are of the same task."""
+    index_of = {(spec.group, spec.task_key, spec.replica): index for index, spec in enumerate(specs)}
+    found: dict[int, list[int]] = {}
+    for index, spec in enumerate(specs):
+        if spec.trunk is None:
+            continue
+        trunk = index_of.get((spec.group, spec.task_key, spec.trunk))
+        if trunk is None or specs[trunk].trunk is not None:
+            raise ConfigError(f"trunk={spec.trunk}: is no episode of group {spec.group} that starts afresh")
+        found.setdefault(trunk, []).append(index)
+    return found

@@ -40,6 +40,13 @@ class Segment:
     def __len__(self) -> int:
         return len(self.token_ids_T)
 
+    def without_actions(self, stop: int) -> Segment:
+        """The same tokens, with those before `stop` as context that the policy did not sample."""
+        own_T = self.action_mask_T.copy()
+        own_T[:stop] = False
+        logprobs_T = np.where(own_T, self.logprobs_T, np.float32(np.nan))
+        return Segment(token_ids_T=self.token_ids_T, action_mask_T=own_T, logprobs_T=logprobs_T)
+
 
 class SegmentBuilder:
     """Collects one segment: append context or sampled tokens, then `build()`. Nothing can be changed or removed."""
@@ -67,6 +74,12 @@ class SegmentBuilder:
         self._ids += token_ids
         self._mask += [True] * len(token_ids)
         self._logprobs += logprobs
+
+    def copy(self) -> SegmentBuilder:
+        """A builder with the same tokens, which goes on by itself."""
+        made = SegmentBuilder()
+        made._ids, made._mask, made._logprobs = list(self._ids), list(self._mask), list(self._logprobs)
+        return made
 
     @property
     def token_ids(self) -> list[int]:
@@ -124,12 +137,27 @@ class Trajectory:
     sampling: Sampling = field(default_factory=Sampling)
     agent: str = "agent"
     forked_at: int | None = None
-    """Turn at which this trajectory was copied from another one, if it was."""
+    """Turn at which this trajectory was copied from another one, if it was: so many of its turns are the other's."""
 
     @property
     def action_token_count(self) -> int:
         """How many tokens the policy sampled."""
         return sum(int(segment.action_mask_T.sum()) for segment in self.segments)
+
+    def own_segments(self) -> tuple[Segment, ...]:
+        """The segments with the mask False where tokens were copied from another trajectory, which has them too.
+
+        Without a fork they are the segments themselves.
+        """
+        if not self.forked_at:
+            return self.segments
+        last = self.turns[self.forked_at - 1]  # the last turn that is the other's
+        return tuple(
+            segment.without_actions(stop=len(segment) if number < last.segment else last.stop)
+            if number <= last.segment
+            else segment
+            for number, segment in enumerate(self.segments)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

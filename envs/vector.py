@@ -21,6 +21,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from ..core.errors import ConfigError
 from ..core.tasks import TaskSet
 
 Info = dict[str, Any]
@@ -37,6 +38,25 @@ class Outcome:
     terminated: bool
     truncated: bool
     info: Info
+
+
+_STATELESS = (gym.wrappers.OrderEnforcing, gym.wrappers.PassiveEnvChecker)
+"""Wrappers that a copy can do without."""
+
+
+def check_can_fork(env: Any) -> None:
+    """Raises unless live episodes of this environment can be copied.
+
+    Raises:
+        ConfigError: They cannot; one line says why.
+    """
+    plain, layer = env.unwrapped, env
+    while layer is not plain:
+        if not isinstance(layer, _STATELESS):
+            raise ConfigError(f"{type(plain).__name__} cannot be forked inside {type(layer).__name__}")
+        layer = cast(Any, layer).env
+    if not getattr(plain, "can_fork", False):
+        raise ConfigError(f"{type(plain).__name__} cannot be forked")
 
 
 class ToolVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
@@ -122,6 +142,24 @@ class ToolVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             self._busy.discard(answer.id)
             outcomes.append(answer)
         return outcomes
+
+    # --------------------------------------------------------------------------------------------- copies
+    def fork(self, number: int, n: int = 1) -> list[Any]:
+        """Gives `n` copies of an environment in the middle of its episode; the caller closes them.
+
+        Raises:
+            ConfigError: This environment cannot be forked, or stands in a wrapper, whose state would be lost.
+            EnvironmentFailure: Infrastructure failed.
+        """
+        self._free([(number,)])
+        check_can_fork(self.envs[number])
+        return self.envs[number].unwrapped.fork(n)
+
+    def exchange(self, number: int, env: Any) -> Any:
+        """Puts an environment in the place of another one, and gives that one."""
+        self._free([(number,)])
+        old, self.envs[number] = self.envs[number], env
+        return old
 
     # --------------------------------------------------------------------------------- Gymnasium's own API
     def reset(

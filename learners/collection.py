@@ -49,7 +49,10 @@ class GroupCollector:
         specs: list[EpisodeSpec] = []
         for group in self._groups:
             task_id, seed = self._draw(step, group)
-            specs += [EpisodeSpec(task_id=task_id, seed=seed, replica=i, group=group) for i in range(size)]
+            specs += [
+                EpisodeSpec(task_id=task_id, seed=seed, replica=i, group=group, trunk=trunk)
+                for i, trunk in enumerate(recipe.rollout.branching.trunks(size))
+            ]
         episodes = collect(
             self._policy,
             self._envs,
@@ -61,6 +64,7 @@ class GroupCollector:
             ),
             seed_parts=(recipe.seed, "rollout", step),
             schedule=recipe.grpo.schedule,
+            fork_at=recipe.rollout.branching.at,
         )
         parts = [tuple(episodes[i : i + size]) for i in range(0, len(episodes), size)]
         return [Group(task_id=part[0].task_id, episodes=part) for part in parts]

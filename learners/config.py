@@ -16,6 +16,7 @@ from typing import Any, Literal, get_type_hints
 
 import pydantic
 
+from ..agents.branching import BranchingConfig
 from ..core.errors import ConfigError, did_you_mean
 from ..models.loading import ModelConfig
 from .grpo import GRPOConfig
@@ -88,6 +89,8 @@ class RolloutConfig:
     """The server's name for the model; empty where it serves only one."""
     weight_sync: Literal["folder", "lora"] = "folder"
     """What the server loads after each update, from the run folder: the whole model, or a LoRA model's adapter."""
+    branching: BranchingConfig = field(default_factory=BranchingConfig)
+    """Episodes that go on from the middle of others: `{share = 0.75, branches = 3, at = "uniform"}`."""
 
     def __post_init__(self) -> None:
         for name in ("max_turn_tokens", "max_context_tokens", "environments"):
@@ -159,6 +162,8 @@ class Recipe:
                 f"grpo.groups_per_step={self.grpo.groups_per_step}: must be a multiple of processes={self.processes}"
             )
 
+        self._check_branching()
+
     def _check_adapter(self) -> None:
         rank, dtype = self.model.lora.rank, self.model.dtype
         if rank and self.from_scratch and "sft" in self.stages:
@@ -167,6 +172,17 @@ class Recipe:
             raise ConfigError(
                 f"model.dtype={dtype!r}: small updates of such weights are rounded away; set model.lora.rank=16, or "
                 "model.dtype='float32' (autocast computes in bfloat16 where that is faster)"
+            )
+
+    def _check_branching(self) -> None:
+        branching, advantage = self.rollout.branching, self.grpo.advantage
+        branching.trunks(self.grpo.group_size)
+        if advantage == "tree" and not branching.share:
+            raise ConfigError("grpo.advantage='tree': needs branches; set rollout.branching.share, such as 0.75")
+        if advantage == "gigpo" and branching.share:
+            raise ConfigError(
+                f"rollout.branching.share={branching.share}: gigpo would count shared turns once for each branch; "
+                "set grpo.advantage='tree' (or 'group')"
             )
 
     @property

@@ -1,7 +1,11 @@
 """Credit: which advantage every sampled token of a step's groups gets.
 
 Episodes that failed are left out. The tokens of an episode share its advantage; with `advantage="gigpo"` a turn's
-tokens get what the turn itself was worth on top. The formulas are in `advantages`.
+tokens get what the turn itself was worth on top, and with `advantage="tree"` what it made of the branches below it. The
+formulas are in `advantages` and `tree_advantages`.
+
+An episode that was forked from another one has the other's first turns in its record. They are trained once, where they
+were sampled: here they are context.
 
 Legend: G episodes of one group, K turns of one trajectory, T tokens of one segment.
 """
@@ -17,10 +21,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.trajectories import Group, Segment, Trajectory, Turn
+from ..core.trajectories import Episode, Group, Segment, Trajectory, Turn
 from .advantages import discounted_returns, group_advantages, has_spread, step_advantages
 from .group_statistics import is_scored
 from .grpo_config import GRPOConfig
+from .tree_advantages import Path, tree_advantages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -28,12 +33,15 @@ class CreditedSegment:
     """One segment of a scored episode with its advantages, before the reference has seen it."""
 
     segment: Segment
+    """As it was recorded."""
+    trained: Segment
+    """The same tokens with the mask True where this episode's own are; they are equal where nothing was forked."""
     advantages_T: NDArray[np.float32]
     """Read at action tokens only."""
     trajectory: int
     """Number of its trajectory among all of this process's."""
     trajectory_tokens: int
-    """How many tokens the policy sampled in the whole trajectory."""
+    """How many tokens of its own the policy sampled in the whole trajectory."""
     informative: bool
     """Whether its group teaches something: some advantage in it is not 0."""
 
@@ -75,15 +83,21 @@ def _credit_group(
         rewards_G, normalise_std=config.normalise_std, leave_one_out=config.advantage == "rloo"
     )
     scored = _scored(group)
-    by_turn = _turn_advantages(group, config)
+    by_turn = (
+        _branch_advantages(group, rewards_G, advantages_G, config)
+        if config.advantage == "tree"
+        else _turn_advantages(group, config)
+    )
     informative = bool(has_spread(rewards_G)) or any(turns_K.any() for turns_K in by_turn)
     for (trajectory, index), turns_K in zip(scored, by_turn, strict=True):
-        number, tokens = next(numbers), trajectory.action_token_count
+        number, own = next(numbers), trajectory.own_segments()
+        tokens = sum(int(segment.action_mask_T.sum()) for segment in own)
         by_segment = _token_advantages(trajectory, float(advantages_G[index]), turns_K)
-        for segment, advantages_T in zip(trajectory.segments, by_segment, strict=True):
+        for segment, trained, advantages_T in zip(trajectory.segments, own, by_segment, strict=True):
             if segment.action_mask_T[1:].any():
                 yield CreditedSegment(
                     segment=segment,
+                    trained=trained,
                     advantages_T=advantages_T,
                     trajectory=number,
                     trajectory_tokens=tokens,
@@ -109,6 +123,27 @@ def _turn_advantages(group: Group, config: GRPOConfig) -> list[NDArray[np.float6
     anchors = [anchor for trajectory, _ in scored for anchor in _anchors(trajectory)]
     flat = step_advantages(np.concatenate(returns), anchors, normalise_std=config.normalise_std)
     return np.split(config.step_weight * flat, np.cumsum(lengths)[:-1])
+
+
+def _branch_advantages(
+    group: Group, rewards_G: Sequence[float], advantages_G: NDArray[np.float64], config: GRPOConfig
+) -> list[NDArray[np.float64]]:
+    """What each turn of a tree adds to the advantage of its episode, for every trajectory that `_scored` gives."""
+    number_of = {episode.info.get("replica"): i for i, episode in enumerate(group.episodes)}
+
+    def path(episode: Episode) -> Path:
+        (trajectory,) = episode.trajectories
+        trunk = episode.info.get("trunk")
+        parent = None if trunk is None else number_of[trunk]
+        return Path(turns=len(trajectory.turns), parent=parent, forked_at=trajectory.forked_at or 0)
+
+    by_turn = tree_advantages(
+        rewards_G,
+        [path(episode) for episode in group.episodes],
+        step_weight=config.step_weight,
+        normalise_std=config.normalise_std,
+    )
+    return [by_turn[index] - advantages_G[index] for _, index in _scored(group)]
 
 
 def _turn_rewards(trajectory: Trajectory, episode_reward: float) -> NDArray[np.float64]:

@@ -35,7 +35,8 @@ def group_sums(groups: Sequence[Group]) -> Sums:
         "turns": len(turns),
         "parse_errors": sum(turn.parse_error is not None for turn in turns),
         "trajectories": len(trajectories),
-        "tokens": sum(trajectory.action_token_count for trajectory in trajectories),
+        "tokens": sum(int(s.action_mask_T.sum()) for trajectory in trajectories for s in trajectory.own_segments()),
+        "forked": sum(trajectory.forked_at is not None for trajectory in trajectories),
         "surprise": -sum(_recorded_logprobs(episode) for episode in scored),
         "environment_s": sum(float(episode.info.get("environment_s", 0.0)) for episode in episodes),
     }
@@ -47,7 +48,8 @@ def group_row(sums: Sums) -> dict[str, float]:
     `parse_errors` is the share of turns whose text was no valid action, `failures` a number of episodes. `entropy`
     (nats per token) is estimated by the mean of -log pi over the sampled tokens, which is unbiased at the temperature
     of sampling and costs nothing. `shared_anchors`, with GiGPO only, is the share of turns that have another turn of
-    their group to be compared with.
+    their group to be compared with. `tokens` counts what was sampled, once; `forked_share`, with branching only, is the
+    share of episodes that went on from the middle of another one.
     """
     scored = max(1.0, sums["scored"])
     mean = sums["reward"] / scored
@@ -65,6 +67,8 @@ def group_row(sums: Sums) -> dict[str, float]:
     }
     if "steps" in sums:
         row["shared_anchors"] = sums["shared_steps"] / max(1.0, sums["steps"])
+    if sums["forked"]:
+        row["forked_share"] = sums["forked"] / max(1.0, sums["trajectories"])
     return row
 
 
@@ -73,6 +77,6 @@ def _recorded_logprobs(episode: Episode) -> float:
         sum(
             segment.logprobs_T[segment.action_mask_T].astype("float64").sum()
             for trajectory in episode.trajectories
-            for segment in trajectory.segments
+            for segment in trajectory.own_segments()
         )
     )

@@ -104,7 +104,7 @@ class GRPOLearner:
 
         kl_seq = sums["kl"] / sums["trajectories"] if sums["trajectories"] else math.nan
         row: Row = {"stage": "grpo", "step": number, "beta": self.controller.beta, "kl_seq": kl_seq}
-        row |= {"kl_token": sums["kl"] / max(1.0, sums["tokens"])} | group_row(sums) | update
+        row |= {"kl_token": sums["kl"] / max(1.0, sums["kl_tokens"])} | group_row(sums) | update
         row |= {"temperature": self.config.temperature_at(number), "entropy_bonus": self.exploration.bonus}
         self.controller.update(kl_seq)
         self.exploration.update(row["entropy"] if sums["tokens"] else math.nan)
@@ -165,7 +165,7 @@ class GRPOLearner:
         chosen = [
             (item, reference)
             for item, reference in zip(scored, reference_logprobs, strict=True)
-            if item.informative or everything
+            if (item.informative or everything) and item.trained.action_mask_T[1:].any()
         ]
         old = [item.segment.logprobs_T for item, _ in chosen]
         weights: dict[int, float] = {}
@@ -175,7 +175,7 @@ class GRPOLearner:
             weights = _importance_weights([item for item, _ in chosen], old, self.config.importance_cap)
         return [
             Sample(
-                segment=item.segment,
+                segment=item.trained,
                 advantages_T=item.advantages_T,
                 old_logprobs_T=old_T,
                 reference_logprobs_T=reference_T,
@@ -354,9 +354,12 @@ def _trajectories(samples: Sequence[Sample]) -> list[list[Sample]]:
 
 
 def _kl_sums(scored: Sequence[CreditedSegment], reference_logprobs: Sequence[NDArray[np.float32]]) -> dict[str, float]:
-    """The KL to the reference summed over all trajectories, informative or not."""
+    """The KL to the reference summed over all trajectories, informative or not; shared turns are in each of them."""
     pairs = zip(scored, reference_logprobs, strict=True)
-    return {"kl": sum(log_ratio_sum(item.segment, reference_T) for item, reference_T in pairs)}
+    return {
+        "kl": sum(log_ratio_sum(item.segment, reference_T) for item, reference_T in pairs),
+        "kl_tokens": float(sum(int(item.segment.action_mask_T.sum()) for item in scored)),
+    }
 
 
 def _importance_weights(

@@ -15,7 +15,7 @@ from .precision import Autocast
 from .ranges import check_choices, check_ranges
 from .temperature import Shape, temperature_at
 
-Advantage = Literal["group", "rloo", "gigpo"]
+Advantage = Literal["group", "rloo", "gigpo", "tree"]
 LossNormaliser = Literal["tokens", "constant", "sequences"]
 Schedule = Literal["refill", "fixed"]
 Curriculum = Literal["none", "success"]
@@ -105,12 +105,13 @@ class GRPOConfig:
 
     advantage: Advantage = "group"
     """`group`: against the group's mean (GRPO); `rloo`: against the mean of the others (arXiv 2402.14740); `gigpo`: as
-    `group`, and each turn against the turns of its group that began in an equal state (arXiv 2505.10978)."""
+    `group`, and each turn against the turns of its group that began in an equal state (arXiv 2505.10978); `tree`: as
+    `group`, and each turn by the branches below it (with `rollout.branching`; arXiv 2410.01679, 2506.11902)."""
     normalise_std: bool = True
     """Divide advantages by the group's standard deviation, and those of turns by their state's. Dr. GRPO (arXiv
     2503.20783) is False, with `loss_normaliser="constant"`."""
     step_weight: float = 1.0
-    """With `gigpo`: what a turn's own advantage counts, beside its episode's."""
+    """With `gigpo` and `tree`: what a turn's own advantage counts, beside its episode's."""
     step_discount: float = 0.95
     """With `gigpo`: discount per turn of a turn's return; below 1, a reward is worth more where it comes sooner."""
     loss: PolicyLoss = "clipped"

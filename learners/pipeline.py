@@ -28,6 +28,7 @@ from ..core.errors import ConfigError, RunStopped, StorageError
 from ..core.seeding import derive_seed
 from ..core.trajectories import Episode
 from ..envs.registration import make_env
+from ..envs.vector import check_can_fork
 from ..models.adapters import (
     add_adapter,
     has_adapter,
@@ -101,6 +102,8 @@ def _check(recipe: Recipe) -> None:
     """
     for levels in {recipe.env.levels, recipe.env.train_levels or recipe.env.levels}:
         with make_env(recipe.env.id, **recipe.env.environment(levels)) as env:
+            if recipe.rollout.branching.share:
+                check_can_fork(env)
             try:
                 check_experts(recipe.demos.mix if "sft" in recipe.stages else {}, env)
             except ConfigError as error:

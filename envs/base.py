@@ -24,6 +24,7 @@ from ..core.messages import Message
 from ..core.spaces import Unicode
 from ..core.tasks import SPLITS, Split, Task, TaskFamily, TaskSet, fixed_task_set
 from ..rewards.base import Grade
+from ..rewards.shaping import Shaping
 from .actions import PARSERS, Call, ParseError, ToolSchema, parse_action
 from .scripts import Scripted
 from .tools import tools_of, usage
@@ -57,6 +58,8 @@ class EnvOptions:
     """`full` teaches the tools and the turn budget; `compact` shows the task's sentence alone."""
     on_failure: str = "raise"
     """What a failure of infrastructure does: raise `EnvironmentFailure`, or truncate with `info["failure"]`."""
+    shaping: Mapping[str, Any] | None = None
+    """Rewards for progress, where the environment measures any: fields of `palaestra.rewards.shaping.Shaping`."""
     render_mode: str | None = None
 
     def __post_init__(self) -> None:
@@ -106,6 +109,10 @@ class _EpisodeState:
     grade: Grade | None = None
     ended: bool = False
     log: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    potential: float = 0.0
+    """How far the episode was after its last step, where progress is rewarded."""
+    shaped: float = 0.0
+    """The rewards for progress so far."""
 
 
 class ToolEnv(Scripted, gym.Env[str, str]):
@@ -120,6 +127,8 @@ class ToolEnv(Scripted, gym.Env[str, str]):
     metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012 (declared so by Gymnasium)
     can_fork: ClassVar[bool] = False
     """Whether live episodes can be copied; see `fork`."""
+    has_potential: ClassVar[bool] = False
+    """Whether `_potential` says how far an episode is, so that `shaping` can reward progress."""
     _arguments: tuple[tuple[Any, ...], dict[str, Any]]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -140,6 +149,9 @@ class ToolEnv(Scripted, gym.Env[str, str]):
     ) -> None:
         if options.render_mode not in (None, *self.metadata["render_modes"]):
             raise ConfigError(f"render_mode={options.render_mode!r}: must be None or 'ansi'")
+        if options.shaping is not None and not self.has_potential:
+            raise ConfigError(f"shaping: {type(self).__name__} does not measure progress")
+        self._shaping = None if options.shaping is None else Shaping.from_mapping(options.shaping)
         self.options = options
         self.render_mode = options.render_mode
         self.observation_space = Unicode()
@@ -158,6 +170,10 @@ class ToolEnv(Scripted, gym.Env[str, str]):
     def _grade(self) -> Grade:
         """Grades what stands when the turns run out."""
         return NO_GRADE
+
+    def _potential(self) -> float:
+        """How far the episode is, from 0 to 1, where `has_potential` says that it can be told; never by the agent."""
+        raise NotImplementedError
 
     def _fork_into(self, copies: Sequence[Any]) -> None:
         """Gives copies of this environment its own state, where `can_fork` says that it can."""
@@ -224,6 +240,8 @@ class ToolEnv(Scripted, gym.Env[str, str]):
         self._state = _EpisodeState(task=task)
         try:
             self._retried(lambda: self._start(task))
+            if self._shaping is not None:
+                self._state.potential = self._retried(self._potential)
         except FAILURES as error:
             return "", self._failed("", error)
         observation = task.prompt
@@ -255,6 +273,7 @@ class ToolEnv(Scripted, gym.Env[str, str]):
                 grade, reason = self._retried(self._grade), "turn_limit"
             else:
                 grade, reason = state.grade, "submitted" if terminated else None
+            reward = self._shaped_reward(float(grade.reward) if grade else 0.0, terminated)
         except FAILURES as error:
             return "", math.nan, False, True, self._failed(action, error)
         state.ended = terminated
@@ -262,7 +281,9 @@ class ToolEnv(Scripted, gym.Env[str, str]):
         self.telemetry.steps += 1
         self.telemetry.seconds += time.perf_counter() - began
         info = self._info([chat.tool(observation)], parse_error=parse_error, grade=grade, reason=reason)
-        return observation, float(grade.reward) if grade else 0.0, terminated, False, info
+        if terminated and self._shaping is not None:
+            info["reward_components"]["shaping"] = state.shaped
+        return observation, reward, terminated, False, info
 
     def fork(self, n: int) -> list[Self]:
         """Gives `n` independent environments in the middle of this one's episode.
@@ -312,6 +333,16 @@ class ToolEnv(Scripted, gym.Env[str, str]):
         if self._state is None:
             raise gym.error.ResetNeeded("call reset() first")
         return self._state
+
+    def _shaped_reward(self, outcome: float, ended: bool) -> float:
+        """The reward of a step: its outcome, and what it is worth as progress where that is rewarded."""
+        shaping, state = self._shaping, self._current
+        if shaping is None:
+            return outcome
+        potential = 0.0 if ended and shaping.terminal == "zero" else self._retried(self._potential)
+        progress = shaping.reward(state.potential, potential)
+        state.potential, state.shaped = potential, state.shaped + progress
+        return shaping.outcome * outcome + progress
 
     def _choose(self, seed: int | None, options: Mapping[str, Any]) -> Task:
         for name in options:

@@ -22,7 +22,7 @@ from .base import EnvOptions, ToolEnv
 from .input_answers import INSTRUCTIONS, NO_INPUT, read_input, wants_input
 from .line_edits import replaced, shortened
 from .program_memory import ProgramMemory
-from .program_runner import InProcessRunner, Runner, RunReport, SandboxRunner, Verdict
+from .program_runner import InProcessRunner, Runner, RunReport, SandboxRunner, TestShare, Verdict
 from .program_session import ProgramSession
 from .tasks.code import FAMILIES
 from .tasks.code.files import file_version, load_code_tasks
@@ -31,6 +31,7 @@ from .tools import tool
 PROGRAM_WANTED = "Write a program that reads standard input and prints its answer."
 _RUNS: ProgramMemory[RunReport] = ProgramMemory()
 _VERDICTS: ProgramMemory[Verdict] = ProgramMemory()
+_SHARES: ProgramMemory[TestShare] = ProgramMemory()
 
 
 class CodeSandboxEnv(ToolEnv):
@@ -54,6 +55,8 @@ class CodeSandboxEnv(ToolEnv):
         parser: `"auto"`, `"tool_call"`, `"fenced"` or `"plain"`.
         prompt_style: `"full"` teaches the tools and the budget; `"compact"` shows the task's sentence alone.
         on_failure: `"raise"` or `"info"`.
+        shaping: Reward progress, the share of visible tests that the program passes: fields of
+            `palaestra.rewards.shaping.Shaping`, such as `{"weight": 0.5}`. None: the outcome alone.
         reuse_results: Remember what identical programs gave on the same task (see `palaestra.envs.program_memory`).
         render_mode: None or `"ansi"`.
 
@@ -63,6 +66,7 @@ class CodeSandboxEnv(ToolEnv):
     """
 
     can_fork = True
+    has_potential = True
 
     def __init__(
         self,
@@ -83,6 +87,7 @@ class CodeSandboxEnv(ToolEnv):
         parser: str = "auto",
         prompt_style: str = "full",
         on_failure: str = "raise",
+        shaping: Mapping[str, Any] | None = None,
         reuse_results: bool = True,
         render_mode: str | None = None,
     ) -> None:
@@ -96,6 +101,7 @@ class CodeSandboxEnv(ToolEnv):
             parser=parser,
             prompt_style=prompt_style,
             on_failure=on_failure,
+            shaping=shaping,
             render_mode=render_mode,
         )
         config = SandboxConfig(backend=sandbox, isolation=isolation, image=image, runtime=runtime, setup=setup)
@@ -103,7 +109,7 @@ class CodeSandboxEnv(ToolEnv):
             raise ConfigError(f"limits={limits!r}: must be fields of Limits, such as {{'timeout_s': 4}}")
         super().__init__(options, FAMILIES, functools.partial(load_code_tasks, skip_wrong=skip_wrong_tasks))
         runner = SandboxRunner(config, Limits.from_mapping(limits or {}))
-        memories = (_RUNS, _VERDICTS) if reuse_results else (None, None)
+        memories = (_RUNS, _VERDICTS, _SHARES) if reuse_results else (None, None, None)
         source = None if tasks is None else file_version(Path(tasks))
         self._session = ProgramSession(runner, *memories, source=source)
         self._program: str | None = None
@@ -160,6 +166,7 @@ class CodeSandboxEnv(ToolEnv):
         if wants_input(self.task) and read_input(program) is None:
             raise ParseError(NO_INPUT)
         passed = self._session.grade(self.task, program).passed
+        self._program = program
         self._submit(_hidden_tests_grade(passed))
         return "passed the hidden tests" if passed else "failed the hidden tests"
 
@@ -178,6 +185,10 @@ class CodeSandboxEnv(ToolEnv):
 
     def _grade(self) -> Grade:
         return _hidden_tests_grade(False)  # submitting ends the episode, so nothing stands when turns run out
+
+    def _potential(self) -> float:
+        """The share of the visible tests that the program passes, graded like a submission: outside its session."""
+        return 0.0 if self._program is None else self._session.share_passed(self.task, self._program).share
 
     def _anchor(self, observation: str) -> str:
         """The program that stands and what was read last; variables and files of the session are not looked at."""

@@ -105,6 +105,17 @@ class Verdict:
     """See `RunReport.repeatable`."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TestShare:
+    """Which share of tests a program passed, from 0 to 1."""
+
+    __test__ = False
+
+    share: float
+    repeatable: bool = True
+    """See `RunReport.repeatable`."""
+
+
 class Runner(Protocol):
     """What an environment needs to run programs of one episode."""
 
@@ -126,6 +137,14 @@ class Runner(Protocol):
 
         Raises:
             SandboxDied: Infrastructure failed; there is no verdict.
+        """
+        ...
+
+    def share_passed(self, program: str, entry_point: str, tests: Sequence[Case], prelude: str) -> TestShare:
+        """Grades a program with all of some tests, outside the agent's session.
+
+        Raises:
+            SandboxDied: Infrastructure failed; there is no share.
         """
         ...
 
@@ -191,7 +210,20 @@ class SandboxRunner:
         report = self._report(program, entry_point, tests, prelude)
         return Verdict(passed=report.passed, repeatable=is_repeatable(report))
 
-    def _report(self, program: str, entry_point: str, tests: Sequence[Case] | str, prelude: str) -> GradeReport:
+    def share_passed(self, program: str, entry_point: str, tests: Sequence[Case], prelude: str) -> TestShare:
+        """See `Runner.share_passed`."""
+        report = self._report(program, entry_point, tests, prelude, stop_at_first_failure=False)
+        share = sum(result.passed for result in report.results) / max(1, report.total)
+        return TestShare(share=share, repeatable=is_repeatable(report))
+
+    def _report(
+        self,
+        program: str,
+        entry_point: str,
+        tests: Sequence[Case] | str,
+        prelude: str,
+        stop_at_first_failure: bool = True,
+    ) -> GradeReport:
         with self._start.guarded():
             return grade_code(
                 program,
@@ -200,7 +232,7 @@ class SandboxRunner:
                 prelude=prelude,
                 limits=self._grading_limits,
                 sandbox=self._config,
-                stop_at_first_failure=True,
+                stop_at_first_failure=stop_at_first_failure,
             )
 
     def _run_on_inputs(self, program: str, tests: Sequence[Case]) -> RunReport:
@@ -295,6 +327,11 @@ class InProcessRunner:
         except Exception:
             passed = False
         return Verdict(passed=passed)
+
+    def share_passed(self, program: str, entry_point: str, tests: Sequence[Case], prelude: str) -> TestShare:
+        """See `Runner.share_passed`."""
+        passed = [self.grade(program, entry_point, [case], prelude).passed for case in tests]
+        return TestShare(share=sum(passed) / max(1, len(passed)))
 
     def fork(self, n: int) -> Sequence[Runner]:
         """Not possible: what programs defined refers to the one namespace that they ran in."""

@@ -12,7 +12,7 @@ from collections.abc import Hashable
 from ..core.tasks import Task
 from .input_answers import case_of, read_input, wants_input
 from .program_memory import ProgramMemory
-from .program_runner import Runner, RunReport, Verdict
+from .program_runner import Runner, RunReport, TestShare, Verdict
 
 
 class ProgramSession:
@@ -22,6 +22,7 @@ class ProgramSession:
         runner: What executes programs.
         runs: Memory of first runs, shared by all environments of a process; None = every program runs.
         verdicts: Memory of verdicts, or None.
+        shares: Memory of shares of visible tests, or None.
         source: Where fixed tasks come from; part of what makes a task the same task.
     """
 
@@ -30,11 +31,12 @@ class ProgramSession:
         runner: Runner,
         runs: ProgramMemory[RunReport] | None = None,
         verdicts: ProgramMemory[Verdict] | None = None,
+        shares: ProgramMemory[TestShare] | None = None,
         source: Hashable = None,
     ) -> None:
         self._runner, self._source = runner, source
         reusable = runner.scope is not None
-        self._runs, self._verdicts = (runs, verdicts) if reusable else (None, None)
+        self._runs, self._verdicts, self._shares = (runs, verdicts, shares) if reusable else (None, None, None)
         self._scope = (runner.scope, source)
         self._state: list[str] = []
         """Programs that made the session's state, in order."""
@@ -60,7 +62,8 @@ class ProgramSession:
 
     def fork(self, n: int) -> list[ProgramSession]:
         """Gives `n` independent copies; raises `SandboxDied` like the runner."""
-        copies = [ProgramSession(runner, self._runs, self._verdicts, self._source) for runner in self._runner.fork(n)]
+        memories = (self._runs, self._verdicts, self._shares)
+        copies = [ProgramSession(runner, *memories, self._source) for runner in self._runner.fork(n)]
         for copy in copies:
             copy._prelude, copy._state, copy._unsent = self._prelude, list(self._state), list(self._unsent)
         return copies
@@ -91,6 +94,21 @@ class ProgramSession:
             if self._verdicts is not None and verdict.repeatable:
                 self._verdicts.put(key, verdict)
         return verdict
+
+    def share_passed(self, task: Task, program: str) -> TestShare:
+        """Grades a program with the visible tests; the agent's session has no part in it. Raises `SandboxDied`."""
+        public = task.public
+        if wants_input(task) or not public["tests"]:
+            return TestShare(share=0.0)
+        key = (self._scope, task.task_id, program)
+        known = self._shares.get(key) if self._shares is not None else None
+        if known is None:
+            known = self._runner.share_passed(
+                program, public["entry_point"], public["tests"], public.get("prelude", "")
+            )
+            if self._shares is not None and known.repeatable:
+                self._shares.put(key, known)
+        return known
 
     def close(self) -> None:
         """Ends the runner's session; may be called twice."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ....core.seeding import derive_seed
@@ -48,15 +48,16 @@ MIN_DISTINCT = 6
 
 
 class ComposeFamily:
-    """Generates `compose` tasks."""
+    """Generates `compose` tasks; a subclass may have other levels."""
 
     name = "compose"
+    shapes: Mapping[int, tuple[int, int]] = SHAPES
     levels = tuple(SHAPES)
 
     def generate(self, seed: int, split: Split, level: int) -> Task:
         """Gives the task of this seed; draws until one is in the split, decidable, and not too easy to guess."""
         rng = random.Random(derive_seed("compose", split, level, seed))
-        depth, ambiguous = SHAPES[level]
+        depth, ambiguous = self.shapes[level]
         while True:
             names = rng.sample(AMBIGUOUS_NAMES, ambiguous) + rng.sample(PLAIN_NAMES, depth - ambiguous)
             rng.shuffle(names)

@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ..core.errors import ConfigError, EnvironmentFailure
+from ..core.seeding import generator
+from ..envs.vector import check_can_fork
 
 if TYPE_CHECKING:
     from .episode_builder import EpisodeBuilder, EpisodeSpec
@@ -120,27 +122,129 @@ class ForkPoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Start:
-    """How a branch begins."""
+class LostBranch:
+    """A branch that infrastructure ended before it began."""
 
-    env: Any = None
-    """Its environment; None when there is none, because infrastructure failed."""
+    index: int
     episode: EpisodeBuilder
     """The record up to the fork."""
-    failure: dict[str, Any] | None = None
+    failure: dict[str, Any]
 
 
-def branch_starts(snapshot: Snapshot, specs: Sequence[EpisodeSpec], generators: Sequence[Any]) -> list[Start]:
-    """Gives every branch a copy of the snapshot; the snapshot's own environment serves the last one."""
-    builders = [snapshot.episode.branch(spec, rng) for spec, rng in zip(specs, generators, strict=True)]
-    copies: list[Any] = []
-    failure: dict[str, Any] | None = None
-    if len(specs) > 1:
+class Branches:
+    """The trunks and branches of one collection, by the indices of their specs, and their environments.
+
+    Args:
+        envs: A `ToolVectorEnv`, in whose slots branches run in copies of their trunk's environment.
+        specs: All episodes of the collection.
+        at: Which boundary of a trunk is forked.
+        seed_parts: The collection's own randomness.
+
+    Raises:
+        ConfigError: A spec names a trunk that is not there, or the environment cannot be forked.
+    """
+
+    def __init__(self, envs: Any, specs: Sequence[EpisodeSpec], at: ForkAt, seed_parts: tuple[int | str, ...]) -> None:
+        self._envs, self._specs, self._at, self._seed_parts = envs, specs, at, seed_parts
+        self._of_trunk = _branches_of(specs)
+        if self._of_trunk:
+            check_can_fork(envs.envs[0])
+        self._points: dict[int, ForkPoint] = {}
+        """Trunk -> where it is forked; while it runs."""
+        self._starts: dict[int, Snapshot] = {}
+        """Branch -> what it goes on from; while it waits for a slot."""
+        self._replaced: dict[int, Any] = {}
+        """Slot -> the environment whose place a branch's has taken."""
+        self.forks = 0
+        """Copies that were made."""
+
+    def begin(self, index: int) -> None:
+        """Says that an episode starts (again) from its beginning."""
+        if index in self._of_trunk:
+            self._close_point(index)
+            spec = self._specs[index]
+            rng = generator(*self._seed_parts, "branching", spec.task_key, spec.replica)
+            self._points[index] = ForkPoint(self._at, rng)
+
+    def consider(self, index: int, slot: int, episode: EpisodeBuilder, logprobs: Sequence[float]) -> None:
+        """Copies a trunk where that is the boundary to fork; called before its next action is recorded and taken."""
+        point = self._points.get(index)
+        if point is None or not episode.turn_count or not point.wants(logprobs):
+            return
         try:
-            copies = snapshot.env.unwrapped.fork(len(specs) - 1)
+            (env,) = self._envs.fork(slot)
+        except EnvironmentFailure:
+            return  # the trunk goes on, and an earlier copy stands
+        self.forks += 1
+        point.keep(Snapshot(env, episode.branch(episode.spec, episode.generator)))
+
+    def end(self, index: int, failed: bool) -> tuple[list[int], list[LostBranch]]:
+        """Says that an episode has ended; gives what may start now, and what never will.
+
+        The branches of a trunk that failed, or that was too short to be forked, start afresh.
+        """
+        branches = self._of_trunk.get(index, [])
+        if failed or not branches or (snapshot := self._points[index].snapshot) is None:
+            self._close_point(index)
+            return branches, []
+        del self._points[index]
+        specs = [self._specs[branch] for branch in branches]
+        builders = [snapshot.episode.branch(spec, episode_generator(self._seed_parts, spec)) for spec in specs]
+        try:
+            copies = snapshot.env.unwrapped.fork(len(branches) - 1) if len(branches) > 1 else []
         except EnvironmentFailure as error:
+            snapshot.env.close()
             failure = {"kind": error.kind, "message": error.message, "retryable": error.retryable}
-    if failure is not None:
-        snapshot.env.close()
-        return [Start(episode=builder, failure=failure) for builder in builders]
-    return [Start(env=env, episode=builder) for env, builder in zip([*copies, snapshot.env], builders, strict=True)]
+            lost = zip(branches, builders, strict=True)
+            return [], [LostBranch(index=branch, episode=made, failure=failure) for branch, made in lost]
+        self.forks += len(copies)
+        for branch, env, builder in zip(branches, [*copies, snapshot.env], builders, strict=True):
+            self._starts[branch] = Snapshot(env, builder)
+        return branches, []
+
+    def enter(self, index: int, slot: int) -> EpisodeBuilder | None:
+        """Puts a branch's environment into a slot and gives its record so far; None for what starts afresh."""
+        start = self._starts.pop(index, None)
+        if start is None:
+            return None
+        self._replaced[slot] = self._envs.exchange(slot, start.env)
+        return start.episode
+
+    def leave(self, slot: int) -> None:
+        """Puts the slot's own environment back after a branch; other episodes leave nothing behind."""
+        if slot in self._replaced:
+            self._envs.exchange(slot, self._replaced.pop(slot)).close()
+
+    def close(self) -> None:
+        """Closes all copies that an interrupted collection leaves."""
+        for index in list(self._points):
+            self._close_point(index)
+        for start in self._starts.values():
+            start.env.close()
+        for slot, env in self._replaced.items():
+            self._envs.envs[slot].close()
+            self._envs.envs[slot] = env
+        self._starts, self._replaced = {}, {}
+
+    def _close_point(self, index: int) -> None:
+        if index in self._points:
+            self._points.pop(index).close()
+
+
+def episode_generator(seed_parts: tuple[int | str, ...], spec: EpisodeSpec) -> np.random.Generator:
+    """An episode's own randomness, in the collection that `seed_parts` names."""
+    return generator(*seed_parts, spec.task_key, spec.replica)
+
+
+def _branches_of(specs: Sequence[EpisodeSpec]) -> dict[int, list[int]]:
+    """Index of each trunk -> those of its branches, which are of the same task."""
+    index_of = {(spec.group, spec.task_key, spec.replica): index for index, spec in enumerate(specs)}
+    found: dict[int, list[int]] = {}
+    for index, spec in enumerate(specs):
+        if spec.trunk is None:
+            continue
+        trunk = index_of.get((spec.group, spec.task_key, spec.trunk))
+        if trunk is None or specs[trunk].trunk is not None:
+            raise ConfigError(f"trunk={spec.trunk}: is no episode of group {spec.group} that starts afresh")
+        found.setdefault(trunk, []).append(index)
+    return found

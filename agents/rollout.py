@@ -14,15 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
-from ..core.errors import ConfigError, EnvironmentFailure
+from ..core.errors import ConfigError
 from ..core.messages import Message, user
-from ..core.seeding import generator
 from ..core.trajectories import Episode, Sampling
-from ..envs.vector import check_can_fork
 from ..models.engine import Completion, GenerationRequest
-from .branching import ForkAt, ForkPoint, Snapshot, Start, branch_starts
+from .branching import Branches, ForkAt, episode_generator
 from .episode_builder import EpisodeBuilder, EpisodeSpec
 
 if TYPE_CHECKING:
@@ -118,14 +114,8 @@ class Collector:
         self._episodes: dict[int, Episode] = {}
         self._on_episode: Callable[[Episode], None] | None = None
         self._fork_at: ForkAt = fork_at
-        self._branches: dict[int, list[int]] = {}
-        """Index of a trunk's spec -> those of its branches."""
-        self._forks: dict[int, ForkPoint] = {}
-        """Index of a trunk's spec -> where it is forked."""
-        self._starts: dict[int, Start] = {}
-        """Index of a branch's spec -> how it begins; only while it waits for a slot."""
-        self._replaced: dict[int, Any] = {}
-        """Slot -> the environment whose place a branch's has taken."""
+        self._todo: list[int] = []
+        """Indices of the specs that may start, the last one first."""
 
     def run(
         self,
@@ -137,15 +127,12 @@ class Collector:
         self._on_episode = on_episode
         self._engine.update_weights(self._policy.version)
         before = (self._engine.stats.sampled_tokens, self._engine.stats.prefilled_tokens)
-        self._branches = _branches(specs)
-        if self._branches:
-            check_can_fork(self._envs.envs[0])
-        todo = [index for index in range(len(specs)) if specs[index].trunk is None][::-1]
-        self._todo, self._specs = todo, specs
+        self._specs, self._branches = specs, Branches(self._envs, specs, self._fork_at, self._seed_parts)
+        self._todo = [index for index in range(len(specs)) if specs[index].trunk is None][::-1]
         reported = 0
         try:
             while len(self._episodes) < len(specs):
-                self._fill(todo)
+                self._fill()
                 self._receive()
                 if on_progress and len(self._episodes) > reported:
                     reported = len(self._episodes)
@@ -154,41 +141,39 @@ class Collector:
         finally:
             for key in self._slot_of:
                 self._engine.release(key)
-            self._close_copies()
+            self._branches.close()
         self.telemetry.sampled_tokens += self._engine.stats.sampled_tokens - before[0]
+        self.telemetry.forks += self._branches.forks
         self.telemetry.prefilled_tokens += self._engine.stats.prefilled_tokens - before[1]
         return [self._episodes[index] for index in range(len(specs))]
 
     # -- environments ---------------------------------------------------------------------------------------------
 
-    def _fill(self, todo: list[int]) -> None:
+    def _fill(self) -> None:
         """Starts what waits in free slots; branches come first."""
         fresh: dict[int, int] = {}
         for slot in range(self._envs.num_envs):
-            if slot in self._running or not todo:
+            if slot in self._running or not self._todo:
                 continue
-            index = todo.pop()
-            if index in self._starts:
-                self._branch(slot, index)
-            else:
+            index = self._todo.pop()
+            branch = self._branches.enter(index, slot)
+            if branch is None:
                 fresh[slot] = index
-        self._start(fresh, self._specs)
+            else:
+                self._running[slot], self._index_of[slot] = branch, index
+                self._request(slot, branch.context_ids)
+        self._start(fresh)
 
-    def _start(self, chosen: Mapping[int, int], specs: Sequence[EpisodeSpec], attempt: int = 0) -> None:
+    def _start(self, chosen: Mapping[int, int], attempt: int = 0) -> None:
         """Resets slots for the specs with the given indices."""
         if not chosen:
             return
         for slot, index in chosen.items():
-            spec = specs[index]
-            self._running[slot], self._index_of[slot] = EpisodeBuilder(spec, self._random(spec), attempt), index
-            if index in self._branches:
-                rng = generator(*self._seed_parts, "branching", spec.task_key, spec.replica)
-                self._forks[index] = ForkPoint(self._fork_at, rng)
+            spec = self._specs[index]
+            builder = EpisodeBuilder(spec, episode_generator(self._seed_parts, spec), attempt)
+            self._running[slot], self._index_of[slot] = builder, index
+            self._branches.begin(index)
         self._reset(list(chosen))
-
-    def _random(self, spec: EpisodeSpec) -> np.random.Generator:
-        """The episode's own randomness."""
-        return generator(*self._seed_parts, spec.task_key, spec.replica)
 
     def _reset(self, slots: list[int]) -> None:
         specs = [self._running[slot].spec for slot in slots]
@@ -271,22 +256,21 @@ class Collector:
             return
         self.telemetry.retries += 1
         self._forget(episode)
-        index, spent = self._index_of[slot], episode.environment_s
-        if index in self._forks:
-            self._forks[index].close()
-        self._start({slot: index}, self._specs, episode.attempt + 1)
+        spent = episode.environment_s
+        self._start({slot: self._index_of[slot]}, episode.attempt + 1)
         self._running[slot].environment_s += spent
 
     def _finish(self, slot: int, record: Episode) -> None:
         self._forget(self._running.pop(slot))
-        if slot in self._replaced:
-            self._envs.exchange(slot, self._replaced.pop(slot)).close()
+        self._branches.leave(slot)
         index = self._index_of.pop(slot)
-        self._record(index, record)
-        if index in self._branches:
-            self._release_branches(index, record)
+        self._keep(index, record)
+        ready, lost = self._branches.end(index, record.failed)
+        self._todo += reversed(ready)
+        for branch in lost:
+            self._keep(branch.index, branch.episode.fail(self._sampling, branch.failure))
 
-    def _record(self, index: int, record: Episode) -> None:
+    def _keep(self, index: int, record: Episode) -> None:
         self._episodes[index] = record
         if self._on_episode:
             self._on_episode(record)
@@ -294,59 +278,6 @@ class Collector:
     def _forget(self, episode: EpisodeBuilder) -> None:
         if self._slot_of.pop(episode.key, None) is not None:
             self._engine.release(episode.key)
-
-    # -- branches -------------------------------------------------------------------------------------------------
-
-    def _consider_fork(self, slot: int, completion: Completion) -> None:
-        """Copies a trunk before an action of it is recorded and taken, where that is the boundary to fork."""
-        episode, fork = self._running[slot], self._forks.get(self._index_of[slot])
-        if fork is None or not episode.turn_count or not fork.wants(completion.logprobs):
-            return
-        started = time.perf_counter()
-        try:
-            (env,) = self._envs.fork(slot)
-        except EnvironmentFailure:
-            return  # the trunk goes on, and an earlier copy stands
-        finally:
-            self._charge([slot], started)
-        self.telemetry.forks += 1
-        fork.keep(Snapshot(env, episode.branch(episode.spec, episode.generator)))
-
-    def _release_branches(self, trunk: int, record: Episode) -> None:
-        """Lets the branches of a trunk begin, now that it has ended."""
-        branches = self._branches[trunk]
-        fork = self._forks.pop(trunk)
-        if record.failed:
-            fork.close()
-        if fork.snapshot is not None:
-            specs = [self._specs[index] for index in branches]
-            starts = branch_starts(fork.snapshot, specs, [self._random(spec) for spec in specs])
-            fork.snapshot = None
-            self.telemetry.forks += len(branches) - 1
-            for index, start in zip(branches, starts, strict=True):
-                if start.failure is not None:
-                    self._record(index, start.episode.fail(self._sampling, start.failure))
-                else:
-                    self._starts[index] = start
-        self._todo += [index for index in reversed(branches) if index not in self._episodes]
-
-    def _branch(self, slot: int, index: int) -> None:
-        """Puts a branch's environment into a slot and asks for its first own turn."""
-        start = self._starts.pop(index)
-        self._replaced[slot] = self._envs.exchange(slot, start.env)
-        self._running[slot], self._index_of[slot] = start.episode, index
-        self._request(slot, start.episode.context_ids)
-
-    def _close_copies(self) -> None:
-        """Closes all copies that an interrupted collection leaves."""
-        for fork in self._forks.values():
-            fork.close()
-        for start in self._starts.values():
-            start.env.close()
-        for slot, env in self._replaced.items():
-            self._envs.envs[slot].close()
-            self._envs.envs[slot] = env
-        self._forks, self._starts, self._replaced = {}, {}, {}
 
     # -- the engine -----------------------------------------------------------------------------------------------
 
@@ -391,21 +322,12 @@ class Collector:
             self._running[slot].add_action(completion, text, self._policy.version)
         self._send(slots, texts)
 
+    def _consider_fork(self, slot: int, completion: Completion) -> None:
+        started = time.perf_counter()
+        self._branches.consider(self._index_of[slot], slot, self._running[slot], completion.logprobs)
+        self._charge([slot], started)
+
 
 def _messages(outcome: Any) -> list[Message]:
     """The new messages of an outcome; environments without any speak as the user."""
     return list(outcome.info.get("messages") or [user(outcome.observation)])
-
-
-def _branches(specs: Sequence[EpisodeSpec]) -> dict[int, list[int]]:
-    """Index of each trunk -> those of its branches, which are of the same task."""
-    index_of = {(spec.group, spec.task_key, spec.replica): index for index, spec in enumerate(specs)}
-    found: dict[int, list[int]] = {}
-    for index, spec in enumerate(specs):
-        if spec.trunk is None:
-            continue
-        trunk = index_of.get((spec.group, spec.task_key, spec.trunk))
-        if trunk is None or specs[trunk].trunk is not None:
-            raise ConfigError(f"trunk={spec.trunk}: is no episode of group {spec.group} that starts afresh")
-        found.setdefault(trunk, []).append(index)
-    return found

@@ -42,7 +42,7 @@ class ForkingEnv(CountingEnv):
         self.is_copy = False
 
     def fork(self, n: int) -> list[ForkingEnv]:
-        if self.fork_fails:
+        if self.fork_fails or (self.copies_fail and self.is_copy):
             raise EnvironmentFailure("sandbox_died", "no copy")
         copies = []
         for _ in range(n):
@@ -178,13 +178,24 @@ def test_short_trunks_have_branches_that_start_afresh(policy: LLMPolicy) -> None
     assert all("trunk" not in e.info and len(e.trajectories[0].turns) == 1 for e in episodes)
 
 
-def test_a_failed_branch_is_masked_and_its_trunk_stands(policy: LLMPolicy) -> None:
+def test_branches_that_cannot_be_copied_are_masked_and_their_trunk_stands(policy: LLMPolicy) -> None:
+    """The copy that was kept of the trunk cannot be copied again."""
     todo = specs(1)
     episodes = run(policy, vector(copies_fail=True), todo)
     for spec, one in zip(todo, episodes, strict=True):
         assert one.failed == (spec.trunk is not None)
         assert math.isnan(one.reward) == one.failed
     assert all(branch.trajectories[0].forked_at for branch, _ in pairs(todo, episodes))
+    assert ForkingEnv.open_copies == 0
+
+
+def test_a_lone_branch_that_fails_after_its_fork_is_masked(policy: LLMPolicy) -> None:
+    """With one branch the snapshot itself goes on, and its first step fails; there is nothing to try again from."""
+    todo = [EpisodeSpec(task_id="t5", seed=3, replica=i, trunk=0 if i else None) for i in range(2)]
+    telemetry = CollectorTelemetry()
+    trunk, branch = run(policy, vector(copies_fail=True), todo, telemetry=telemetry)
+    assert not trunk.failed
+    assert (branch.failed, telemetry.retries) == (True, 0)
     assert ForkingEnv.open_copies == 0
 
 

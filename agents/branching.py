@@ -93,7 +93,8 @@ class ForkPoint:
     """
 
     def __init__(self, at: ForkAt, generator: np.random.Generator) -> None:
-        self._at, self._generator = at, generator
+        self._at: ForkAt = at
+        self._generator = generator
         self._boundaries = 0
         self._most = -np.inf
         self.snapshot: Snapshot | None = None
@@ -145,7 +146,8 @@ class Branches:
     """
 
     def __init__(self, envs: Any, specs: Sequence[EpisodeSpec], at: ForkAt, seed_parts: tuple[int | str, ...]) -> None:
-        self._envs, self._specs, self._at, self._seed_parts = envs, specs, at, seed_parts
+        self._envs, self._specs, self._seed_parts = envs, specs, seed_parts
+        self._at: ForkAt = at
         self._of_trunk = _branches_of(specs)
         if self._of_trunk:
             check_can_fork(envs.envs[0])

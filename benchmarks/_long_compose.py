@@ -2,7 +2,7 @@
 
     level 7    4 operations, 3 ambiguous phrases     a careful expert takes 5 turns on average
     level 8    5 operations, 4 ambiguous phrases     8
-    level 9    6 operations, 5 ambiguous phrases     up to 40, 15 on average
+    level 9    6 operations, 5 ambiguous phrases     15, up to 40
 
 Every ambiguous phrase has two readings, which only running can tell apart, and the tests tell little of a program with
 two wrong ones: reading after reading has to be tried, and nothing handed in before. Level 7 is `compose`'s own.

@@ -9,7 +9,7 @@
     branching    the outcome alone; two trees of three in each group of eight, and advantages of turns from them
 
 All arms start from the same SFT policy and end when they have sampled the same number of tokens. The tasks are
-`compose` with three to five ambiguous phrases (`_long_compose.py`), in at most 24 turns. Held-out success is measured
+`compose` with three and four ambiguous phrases (`_long_compose.py`), in at most 20 turns. Held-out success is measured
 once, at the end, sampled at temperature 1 and greedy; `--split validation` is for tuning. Two runs go side by side, one
 thread each; their minutes are reported, too.
 
@@ -39,8 +39,8 @@ ARMS: dict[str, list[str]] = {
     "both": ["grpo.advantage=gigpo", "env.keywords.shaping={weight = 0.5}"],
     "branching": ["grpo.advantage=tree", "rollout.branching={share = 0.75, branches = 3}"],
 }
-TOKENS, QUICK_TOKENS = 4_000_000, 40_000
-QUICK = ["demos.n=1500", "evaluation.n=60", "grpo.groups_per_step=8"]
+TOKENS, QUICK_TOKENS = 800_000, 15_000
+QUICK = ["demos.n=1000", "evaluation.n=40", "env.max_turns=8", "grpo.groups_per_step=4"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Plan:
 def recipe_of(plan: Plan, *overrides: str) -> Any:
     from palaestra.learners.config import load_recipe
 
-    return load_recipe(str(HERE / "horizon.toml"), ["report=false", *overrides, *plan.changes])
+    return load_recipe(str(HERE / "horizon.toml"), ["report=false", *plan.changes, *overrides])
 
 
 def sft(plan: Plan) -> Path:

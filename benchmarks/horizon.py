@@ -109,10 +109,11 @@ def train(plan: Plan, name: str, seed: int) -> Figures:
                 rows.append(learner.step(collector))
                 tokens += int(rows[-1]["tokens"])
                 print(_line(name, seed, tokens, rows[-1]), file=sys.stderr, flush=True)
-    seconds = time.monotonic() - began
+    seconds, cpu_seconds = time.monotonic() - began, time.process_time()
     kept = ("success", "mean_turns", "tokens", "kl_seq", "entropy", "zero_variance_share", "failures", "seconds")
     curve = [{key: row[key] for key in kept} for row in rows]
-    return success(plan, recipe, policy) | {"tokens": tokens, "steps": len(rows), "seconds": seconds, "curve": curve}
+    effort = {"tokens": tokens, "steps": len(rows), "seconds": seconds, "cpu_seconds": cpu_seconds}
+    return success(plan, recipe, policy) | effort | {"curve": curve}
 
 
 def _line(name: str, seed: int, tokens: int, row: Figures) -> str:

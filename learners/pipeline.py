@@ -103,13 +103,20 @@ def _check(recipe: Recipe) -> None:
     for levels in {recipe.env.levels, recipe.env.train_levels or recipe.env.levels}:
         with make_env(recipe.env.id, **recipe.env.environment(levels)) as env:
             if recipe.rollout.branching.share:
-                check_can_fork(env)
+                _check_branching(env)
             try:
                 check_experts(recipe.demos.mix if "sft" in recipe.stages else {}, env)
             except ConfigError as error:
                 raise ConfigError(f"demos.mix: {error}") from error
     resolve_device(recipe.model.device)
     check_engine(recipe)
+
+
+def _check_branching(env: Any) -> None:
+    try:
+        check_can_fork(env)
+    except ConfigError as error:
+        raise ConfigError(f"rollout.branching: {error}") from error
 
 
 def _processes(number: int) -> str:

@@ -19,15 +19,23 @@ TINY = [
     "model.hidden_size=32",
     "model.intermediate_size=64",
     "evaluation.n=8",
-    "env.levels=[1]",
+    "env.levels=[1, 2]",
     "env.max_turns=3",
     "grpo.steps=6",
     "grpo.groups_per_step=4",
     "grpo.group_size=4",
     "grpo.schedule=fixed",
+    "grpo.curriculum=success",
+    "grpo.entropy_bonus=0.01",
+    "grpo.entropy_target=3.0",
+    "grpo.temperature_final=0.8",
+    "grpo.advantage=tree",
+    "rollout.branching={share = 0.75, branches = 3}",
     "grpo.checkpoint_every=1",
     "report=false",
 ]
+
+LOGGED = ("loss", "kl_seq", "temperature", "entropy_bonus", "level_weight/compose/2", "level_success/compose/1")
 
 
 def command(folder: Path, *more: str) -> list[str]:
@@ -57,7 +65,7 @@ def test_a_killed_run_resumes_bit_for_bit_with_two_processes(tmp_path: Path) -> 
     for name, value in weights(whole).items():
         assert torch.equal(value, weights(killed)[name]), name
     rows = [
-        [(row["step"], row["loss"], row["kl_seq"]) for row in read_metrics(folder) if row["stage"] == "grpo"]
+        [(row["step"], *(row[name] for name in LOGGED)) for row in read_metrics(folder) if row["stage"] == "grpo"]
         for folder in (whole, killed)
     ]
     assert rows[0] == rows[1]

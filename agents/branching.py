@@ -70,7 +70,7 @@ class BranchingConfig:
             raise ConfigError(
                 f"rollout.branching.branches={self.branches}: must be at most grpo.group_size={group_size}"
             )
-        trees = max(1, int(self.share * group_size) // self.branches)
+        trees = max(1, int(self.share * group_size + 1e-9) // self.branches)  # 0.29 * 100 is a little less than 29
         branches = [trunk for trunk in range(trees) for _ in range(self.branches - 1)]
         return [None] * (group_size - len(branches)) + branches
 

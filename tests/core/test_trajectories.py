@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palaestra.core.trajectories import Episode, Segment, SegmentBuilder, Trajectory
+from palaestra.core.trajectories import Episode, Segment, SegmentBuilder, Trajectory, Turn
 
 TOKENS = st.lists(st.integers(0, 2**31 - 1), max_size=6)
 CONVERSATIONS = st.lists(st.tuples(st.booleans(), TOKENS), max_size=8)
@@ -62,3 +62,36 @@ def test_counts_and_failure() -> None:
         stop_reason="failed", failure={"kind": "sandbox_died", "message": "gone", "retryable": True},
     )  # fmt: skip
     assert episode.failed
+
+
+@pytest.mark.parametrize(("forked_at", "own"), [(None, [2, 4, 6]), (1, [4, 6]), (2, [6]), (3, [])])
+def test_turns_before_a_fork_are_anothers_in_every_segment(forked_at: int | None, own: list[int]) -> None:
+    """Three turns of one token each, the last one in a second segment that repeats the history."""
+    first, second = SegmentBuilder(), SegmentBuilder()
+    for token in (2, 4):
+        first.append_context([token - 1])
+        first.append_action([token], [-0.5])
+    second.append_context([1, 2, 3, 4, 5])
+    second.append_action([6], [-0.5])
+    trajectory = Trajectory(
+        segments=(first.build(), second.build()),
+        turns=tuple(
+            Turn(action="", observation="", segment=segment, start=start, stop=start + 1)
+            for segment, start in ((0, 1), (0, 3), (1, 5))
+        ),
+        forked_at=forked_at,
+    )
+    segments = trajectory.own_segments()
+    assert [token for s in segments for token in s.token_ids_T[s.action_mask_T].tolist()] == own
+    for mine, whole in zip(segments, trajectory.segments, strict=True):
+        np.testing.assert_array_equal(mine.token_ids_T, whole.token_ids_T)
+        np.testing.assert_array_equal(np.isnan(mine.logprobs_T), ~mine.action_mask_T)
+    assert trajectory.action_token_count == 3
+
+
+def test_a_copied_builder_goes_on_by_itself() -> None:
+    first = SegmentBuilder()
+    first.append_action([1], [-0.1])
+    second = first.copy()
+    second.append_context([2])
+    assert (len(first), second.token_ids) == (1, [1, 2])

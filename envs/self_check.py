@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .scripts import Cast
 
 DEFAULT_TASKS = 50
+DEFAULT_TIMEOUT_S = 60.0
 
 
 def self_check(
@@ -26,6 +27,7 @@ def self_check(
     *,
     only: Iterable[int | str] = (),
     check_tasks: int = DEFAULT_TASKS,
+    check_timeout_s: float = DEFAULT_TIMEOUT_S,
     cast: Cast | None = None,
     **kwargs: Any,
 ) -> CheckReport:
@@ -35,6 +37,8 @@ def self_check(
         env_id: Any id that `make_env` takes. With `module:Id-v0` another process can make it, too.
         only: Numbers, names or subjects of the checks to run; all of them when empty.
         check_tasks: Tasks per family that the oracle and each null agent play.
+        check_timeout_s: Time after which a check that is still running has found that the environment hangs; after
+            three of them the others are skipped. What was called is left behind.
         cast: Who plays; None: the agents that the environment gives itself (`palaestra.agents.scripted.CAST` knows
             those of Palaestra's own families, too).
         kwargs: The environment's keywords, such as `families=["compose"]`.
@@ -50,5 +54,5 @@ def self_check(
     from .contract.running import run_checks
     from .scripts import OWN_CAST
 
-    bench = Bench(env_id=env_id, kwargs=kwargs, cast=cast or OWN_CAST, tasks=check_tasks)
+    bench = Bench(env_id=env_id, kwargs=kwargs, cast=cast or OWN_CAST, tasks=check_tasks, timeout_s=check_timeout_s)
     return run_checks(bench, tuple(only))

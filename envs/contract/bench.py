@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...core.seeding import derive_seed
@@ -99,9 +99,15 @@ class Bench:
     cast: Cast
     tasks: int
     """Tasks per family that the oracle and the null agents play."""
+    timeout_s: float = 60.0
+    """How long one check may take."""
     figures: dict[str, float] = field(default_factory=dict[str, float])
     _scripts: list[list[str]] = field(default_factory=list[list[str]])
     _played: dict[tuple[str, str], list[Played]] = field(default_factory=dict[tuple[str, str], list[Played]])
+
+    def afresh(self) -> Bench:
+        """Another bench for the same environment, which remembers the figures alone."""
+        return replace(self, figures=dict(self.figures), _scripts=[], _played={})
 
     @contextlib.contextmanager
     def make(self, **changes: Any) -> Generator[Any, None, None]:

@@ -13,7 +13,8 @@ from ...core.errors import ConfigError
 from ..registration import make_env
 from .bench import Bench, Broken, Skip, as_data, play, shown
 
-TIMEOUT_S = 120.0
+TIME_SHARE = 0.8
+"""Of the time that a check may take: the other process ends before the check does."""
 _UNKNOWN = 3
 _CODE = "from palaestra.envs.contract.other_process import main; main()"
 
@@ -30,6 +31,7 @@ def play_elsewhere(bench: Bench, scripts: Sequence[Sequence[str]], seed: int) ->
     except TypeError as error:
         raise Broken(f"a keyword is no plain data ({error})", 'Name callables as "module:function".') from error
     hashes = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
+    timeout_s = TIME_SHARE * bench.timeout_s
     path = os.pathsep.join(entry for entry in sys.path if entry)
     try:
         done = subprocess.run(
@@ -38,11 +40,11 @@ def play_elsewhere(bench: Bench, scripts: Sequence[Sequence[str]], seed: int) ->
             env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": hashes},
             capture_output=True,
             text=True,
-            timeout=TIMEOUT_S,
+            timeout=timeout_s,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise Broken(f"another process did not play {len(scripts)} episodes in {TIMEOUT_S:g} s") from error
+        raise Broken(f"another process did not play {len(scripts)} episodes in {timeout_s:g} s") from error
     if done.returncode == _UNKNOWN:
         raise Skip(f"another process does not know {bench.env_id!r}: give the id as module:Id-v0")
     if done.returncode:

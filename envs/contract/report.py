@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from typing import Any
 
+from ...core.contract_checks import Outcome, counts
 
-class Outcome(StrEnum):
-    """What became of a check."""
-
-    PASSED = "passed"
-    FAILED = "failed"
-    SKIPPED = "skipped"
-    """There was nothing to check, or an earlier finding is in the way."""
+__all__ = ["CheckReport", "CheckResult", "Outcome"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,14 +58,11 @@ class CheckReport:
         """A line for each check, what it found and what to write instead, figures, and counts."""
         lines = [_lines(result) for result in self.results]
         figures = [f"{name}: {value:.4g}" for name, value in self.figures.items()]
-        counts = [f"{sum(result.outcome is outcome for result in self.results)} {outcome}" for outcome in Outcome]
-        seconds = sum(result.seconds for result in self.results)
-        return "\n".join([*lines, *figures, f"{self.env_id}: {', '.join(counts)} in {seconds:.1f} s"])
+        return "\n".join([*lines, *figures, f"{self.env_id}: {counts(self.results)}"])
 
 
 def _lines(result: CheckResult) -> str:
-    mark = {Outcome.PASSED: "ok  ", Outcome.FAILED: "FAIL", Outcome.SKIPPED: "skip"}[result.outcome]
-    lines = [f"{result.number:3d} {mark} {result.subject}: {result.name}"]
+    lines = [f"{result.number:3d} {result.outcome.mark} {result.subject}: {result.name}"]
     if result.finding:
         lines.append(f"         {'found' if result.fix else 'why'}: {result.finding}")
     if result.fix:

@@ -5,20 +5,33 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
+from ...core.contract_checks import StillRunning, in_time
 from ...core.errors import ConfigError, SandboxUnavailable, did_you_mean
 from .bench import Bench, Broken, Skip
 from .blame import raised_at
 from .catalogue import CHECKS, SUBJECTS, Numbered
 from .report import CheckReport, CheckResult, Outcome
 
+MAX_HUNG = 3
+"""Checks that may run out of time; after so many, the others are skipped."""
+_HANGS = "Find what waits without an end; where it is only slow, allow more time (--timeout) or fewer tasks (-n)."
+
 
 def run_checks(bench: Bench, only: Sequence[int | str]) -> CheckReport:
     """Runs the chosen checks; all others are skipped where the first one, that it can be made, finds something."""
     _expect_known(bench)
     results: list[CheckResult] = []
+    hung: list[str] = []
     for numbered in _chosen(only):
-        broken = results and results[0].number == 1 and results[0].outcome is Outcome.FAILED
-        results.append(_result(numbered, Outcome.SKIPPED, "see check 1") if broken else _run(numbered, bench))
+        if results and results[0].number == 1 and results[0].outcome is Outcome.FAILED:
+            results.append(_result(numbered, Outcome.SKIPPED, "see check 1"))
+        elif len(hung) >= MAX_HUNG:
+            results.append(_result(numbered, Outcome.SKIPPED, f"see checks {', '.join(hung)}, which did not end"))
+        else:
+            results.append(_run(numbered, bench))
+            if results[-1].fix == _HANGS:
+                hung.append(str(numbered.number))
+                bench = bench.afresh()  # the old one is still in use
     return CheckReport(env_id=bench.env_id, results=tuple(results), figures=dict(bench.figures))
 
 
@@ -41,7 +54,9 @@ def _run(numbered: Numbered, bench: Bench) -> CheckResult:
     began = time.perf_counter()
     outcome, finding, fix = Outcome.PASSED, "", ""
     try:
-        numbered.check.perform(bench)
+        in_time(lambda: numbered.check.perform(bench), bench.timeout_s, f"self_check-{numbered.number}")
+    except StillRunning as error:
+        outcome, finding, fix = Outcome.FAILED, str(error), _HANGS
     except Skip as skip:
         outcome, finding = Outcome.SKIPPED, str(skip)
     except Broken as broken:

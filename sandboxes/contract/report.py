@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
+from ...core.contract_checks import Outcome, counts
 
-class Outcome(StrEnum):
-    """What became of a check."""
-
-    PASSED = "passed"
-    FAILED = "failed"
-    SKIPPED = "skipped"
-    """The implementation says that it lacks the capability."""
+__all__ = ["CheckReport", "CheckResult", "Outcome"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,12 +46,9 @@ class CheckReport:
     def __str__(self) -> str:
         """A line for each check, and one with the counts."""
         lines = [_line(result) for result in self.results]
-        counts = [f"{sum(result.outcome is outcome for result in self.results)} {outcome}" for outcome in Outcome]
-        seconds = sum(result.seconds for result in self.results)
-        return "\n".join([*lines, f"{', '.join(counts)} in {seconds:.1f} s"])
+        return "\n".join([*lines, counts(self.results)])
 
 
 def _line(result: CheckResult) -> str:
-    mark = {Outcome.PASSED: "ok  ", Outcome.FAILED: "FAIL", Outcome.SKIPPED: "skip"}[result.outcome]
-    line = f"{result.number:3d} {mark} {result.seconds:6.2f} s  {result.subject}: {result.name}"
+    line = f"{result.number:3d} {result.outcome.mark} {result.seconds:6.2f} s  {result.subject}: {result.name}"
     return f"{line}\n    {result.finding}" if result.finding else line

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterable
 
+from ...core.contract_checks import StillRunning, in_time
 from ...core.errors import ConfigError, SandboxError, did_you_mean
 from .bench import Bench, Check, NoLimits, SandboxFactory
 from .catalogue import CAPABILITIES, CHECKS
@@ -45,16 +45,17 @@ def _select(checks: Iterable[Check], only: tuple[int | str, ...]) -> list[Check]
 
 def _run(check: Check, factory: SandboxFactory, is_required: bool, timeout_s: float) -> CheckResult:
     """Runs a check in a thread of its own, so that an implementation that hangs is a finding like any other."""
-    outcome, finding = Outcome.FAILED, f"it was still running after {timeout_s:g} s"
+    outcome, finding = Outcome.FAILED, ""
 
     def perform() -> None:
         nonlocal outcome, finding
         outcome, finding = _perform(check, factory, is_required)
 
     started = time.monotonic()
-    thread = threading.Thread(target=perform, name=f"self_check-{check.number}", daemon=True)
-    thread.start()
-    thread.join(timeout_s)
+    try:
+        in_time(perform, timeout_s, f"self_check-{check.number}")
+    except StillRunning as error:
+        finding = str(error)
     seconds = time.monotonic() - started
     return CheckResult(
         number=check.number, subject=check.subject, name=check.name, outcome=outcome, finding=finding, seconds=seconds

@@ -31,6 +31,12 @@ def test_a_finding_says_what_to_write_and_gives_status_1(palaestra: Any) -> None
     assert "write: Give each tool a docstring" in result.stdout
 
 
+def test_a_check_that_hangs_is_a_finding(palaestra: Any) -> None:
+    result = palaestra("check", "broken_environments:BrokenSleepy-v0", "--only", "24", "--timeout", "0.2")
+    assert result.exit_code == 1, result.output
+    assert "found: it was still running after 0.2 s" in result.stdout
+
+
 def test_the_report_is_json_for_programs(palaestra: Any) -> None:
     result = palaestra("check", "broken_environments:BrokenForgiving-v0", "--only", "failures,8", "--json")
     assert result.exit_code == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -373,6 +374,25 @@ class Slow(MarketEnv):
     def _start(self, task: Task) -> None:
         super()._start(task)
         time.sleep(1.1)
+
+
+class Sleepy(MarketEnv):
+    """Waits in each step for what never comes."""
+
+    def step(self, action: str) -> Any:
+        threading.Event().wait()
+
+
+class Dozing(MarketEnv):
+    """Waits so once, and never again."""
+
+    has_dozed = False
+
+    def step(self, action: str) -> Any:
+        if not Dozing.has_dozed:
+            Dozing.has_dozed = True
+            threading.Event().wait()
+        return super().step(action)
 
 
 class Unpicklable(MarketEnv):

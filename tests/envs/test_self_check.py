@@ -120,6 +120,21 @@ def test_nothing_else_is_checked_where_there_is_no_environment() -> None:
     assert report.results[1].finding == "see check 1"
 
 
+def test_an_environment_that_hangs_is_a_finding_and_the_others_are_not_waited_for() -> None:
+    report = self_check("broken_environments:BrokenSleepy-v0", only=["actions", "ends"], check_timeout_s=0.3)
+    hung = list(report.results[:3])
+    assert [result.finding for result in hung] == ["it was still running after 0.3 s"] * 3
+    assert all("--timeout" in result.fix for result in hung)
+    others = [result for result in report.results if result not in hung]
+    assert {result.finding for result in others} == {"see checks 24, 25, 26, which did not end"}
+    assert sum(result.seconds for result in report.results) < 5
+
+
+def test_a_check_after_one_that_hung_is_made_as_if_nothing_had_been() -> None:
+    report = self_check("broken_environments:BrokenDozing-v0", only=["answers any text", "ends"], check_timeout_s=2)
+    assert list(found(report)) == ["answers any text"]
+
+
 def test_another_process_cannot_know_an_id_that_only_this_one_registered() -> None:
     import broken_environments  # noqa: F401
 

@@ -22,6 +22,9 @@ def check(
     tasks: Annotated[
         int, typer.Option("-n", "--tasks", min=2, help="Tasks per family that the oracle and each null agent play.")
     ] = 50,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, metavar="SECONDS", help="Time that a check may take; then it hangs, a finding.")
+    ] = 60.0,
     env: Annotated[
         list[str] | None, typer.Option("--env", metavar="KEY=VALUE", help="A keyword of the environment; repeatable.")
     ] = None,
@@ -42,6 +45,9 @@ def check(
     - **agents**: the oracle solves every task, null agents score nothing (at most 0.02), experts play; rewards in range
     - **forks**: copies of a live episode go their own way, where the environment says that it can fork
     - **speed**: milliseconds per reset, steps per second
+
+    A check that is still running after `--timeout` seconds has found that the environment hangs; after three of them
+    the others are skipped.
 
     Your environment gives its oracle, null agents and experts itself: `oracle_actions`, `null_actions` and `experts` of
     `palaestra.envs.ToolEnv`. `examples/own_environment.py` shows a whole one in some sixty lines.
@@ -64,7 +70,9 @@ def check(
 
     keywords = options.keywords(env or [], "--env")
     env_id = options.environment_id(env_id)
-    report = self_check(env_id, only=options.names(only), check_tasks=tasks, cast=CAST, **keywords)
+    report = self_check(
+        env_id, only=options.names(only), check_tasks=tasks, check_timeout_s=timeout, cast=CAST, **keywords
+    )
     typer.echo(json.dumps(report.to_json(), indent=2) if as_json else visible(str(report)))
     if not report.ok:
         raise typer.Exit(FOUND)

@@ -6,21 +6,19 @@ through families and levels, so that every level has its exact share of the mix.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.errors import ConfigError, TaskError
+from ..core.errors import ConfigError
 from ..core.seeding import derive_seed
 from ..core.tasks import Split, TaskSet, task_id_of
 from ..core.trajectories import Episode, Sampling
 from ..envs.registration import make_env, make_vector_env
+from .episode_origin import file_sha256
 from .evaluation_journal import Attempt, Journal
 from .pass_rates import Rate, TaskCount, mean_pass_at_k, mean_pass_hat_k, success_rate
 from .scripted import scripted_agent
@@ -66,13 +64,7 @@ class EvalOptions:
         Raises:
             TaskError: The file cannot be read.
         """
-        tasks = self.env_kwargs.get("tasks")
-        if not isinstance(tasks, str | PathLike):
-            return None  # where it is no path, the environment says so
-        try:
-            return hashlib.sha256(Path(tasks).read_bytes()).hexdigest()
-        except OSError as error:
-            raise TaskError(f"cannot read tasks {tasks}: {error.strerror}") from error
+        return file_sha256(self.env_kwargs.get("tasks"))
 
     def environment(self) -> dict[str, Any]:
         """Keywords for the environments of this evaluation."""

@@ -22,8 +22,8 @@ AttemptKey = tuple[int, int]
 """Number of the task and of the attempt at it, in one evaluation."""
 MAY_GROW = ("n", "samples")
 """Settings that may be larger when an evaluation is continued: they only add episodes."""
-MAY_CHANGE = ("base_url",)
-"""A server may have moved; its model counts by its name."""
+MAY_CHANGE = ("base_url", "tasks")
+"""A server or a task file may have moved: the model counts by its name, the file by its content."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

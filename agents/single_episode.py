@@ -16,8 +16,23 @@ MakeAgent = Callable[[Mapping[str, Any]], Agent]
 CONTEXT_LIMIT = "context_limit"
 
 
-class ContextLimit(Exception):
-    """Raised by an agent that cannot go on, because its model's context is full: the episode ends unsolved."""
+class StopsHere(Exception):
+    """Raised by an agent that does not go on: the episode ends unsolved, from outside.
+
+    Args:
+        reason: The episode's `stop_reason`.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class ContextLimit(StopsHere):
+    """Raised by an agent whose model's context is full."""
+
+    def __init__(self) -> None:
+        super().__init__(CONTEXT_LIMIT)
 
 
 def run_episode(
@@ -67,8 +82,8 @@ def run_episode(
             )
         reward, success, reason = total, bool(latest["success"]), latest["stop_reason"]
         components = latest["reward_components"]
-    except ContextLimit:
-        reward, success, reason, truncated = total, False, CONTEXT_LIMIT, True
+    except StopsHere as stop:
+        reward, success, reason, truncated = total, False, stop.reason, True
     except EnvironmentFailure as error:
         failure = {"kind": error.kind, "message": error.message, "retryable": error.retryable}
         truncated = True

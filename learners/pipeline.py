@@ -20,6 +20,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..agents.demonstrations import check_experts
+from ..agents.episode_origin import EpisodeOrigin
 from ..agents.evaluation import EvalOptions, EvalResult, evaluate_policy, summarise
 from ..agents.llm import LLMPolicy
 from ..agents.pass_rates import wilson_interval
@@ -268,7 +269,8 @@ def evaluation_stage(context: RankContext, policy: LLMPolicy, name: str) -> dict
             results[mode] = evaluate_together(context, policy, options, _stoppable(context, task))
             task.say(_verdict(results[mode]))
         if context.ranks.is_first:
-            save_episodes(context.folder.episodes(f"{name}_heldout{suffix}"), results[mode].episodes)
+            origin = EpisodeOrigin(env_id=context.recipe.env.id, keywords=options.environment())
+            save_episodes(context.folder.episodes(f"{name}_heldout{suffix}"), results[mode].episodes, origin)
     return results
 
 

@@ -18,6 +18,7 @@ from . import options
 from .episode_progress import episode_progress
 
 if TYPE_CHECKING:
+    from ..agents.episode_origin import EpisodeOrigin
     from ..core.trajectories import Episode
 
 
@@ -75,6 +76,7 @@ def demos(
     **Output**: the file named by `-o`, one demonstration a line, and a table per expert on the screen.
     """
     from ..agents.demonstrations import generate_demos
+    from ..agents.episode_origin import EpisodeOrigin
 
     env_id = options.environment_id(env_id)
     mix = options.shares(experts, "--experts") if experts else None
@@ -89,7 +91,8 @@ def demos(
     started = time.perf_counter()
     first = next(episodes)  # what is wrong with the options shows here, before a file is replaced
     tallies: dict[str, ExpertTally] = {}
-    written = _write(output, file_format, _watched(chain([first], episodes), n, tallies))
+    origin = EpisodeOrigin(env_id=env_id, keywords=env_kwargs)
+    written = _write(output, file_format, _watched(chain([first], episodes), n, tallies), origin)
     seconds = time.perf_counter() - started
     _print_tallies(tallies)
     print(f"{written} demonstrations in {output} ({written / seconds:.0f} per second)")
@@ -128,11 +131,11 @@ def _watched(episodes: Iterable[Episode], n: int, tallies: dict[str, ExpertTally
             tick(done, n)
 
 
-def _write(output: Path, file_format: DemoFormat, episodes: Iterable[Episode]) -> int:
+def _write(output: Path, file_format: DemoFormat, episodes: Iterable[Episode], origin: EpisodeOrigin) -> int:
     from ..agents.store import save_episodes
 
     if file_format is DemoFormat.episodes:
-        return save_episodes(output, episodes)
+        return save_episodes(output, episodes, origin)
     return _write_chat(output, episodes)
 
 

@@ -212,6 +212,7 @@ def _settings(subject: str, env_id: str, chosen: EvalOptions, base_url: str) -> 
         "max_turn_tokens": chosen.max_turn_tokens,
         "max_context_tokens": chosen.max_context_tokens,
         "env": {name: value for name, value in chosen.env_kwargs.items() if name != "tasks"},
+        "tasks": os.path.abspath(tasks) if isinstance(tasks := chosen.env_kwargs.get("tasks"), str) else None,
         "tasks_sha256": chosen.tasks_sha256(),
     }
 

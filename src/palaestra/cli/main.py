@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from . import check, compare, demos, doctor, envs, evaluate, report, serve, train
+from . import check, compare, demos, doctor, envs, evaluate, play, replay, report, serve, train
 from .errors import DEBUG_OPTION, ErrorReportingGroup
 
 app = typer.Typer(
@@ -23,12 +23,14 @@ app = typer.Typer(
     epilog="Start here: `palaestra train quickstart` trains a small coding agent in minutes.",
 )
 app.command("envs")(envs.envs)
+app.command("play")(play.play)
 app.command("check")(check.check)
 app.command("demos")(demos.demos)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("serve")(serve.serve)
+app.command("replay")(replay.replay)
 app.command("report")(report.report)
 app.command("doctor")(doctor.doctor)
 
@@ -58,6 +60,6 @@ def main() -> None:
     """Runs the command line and exits with its status.
 
     0 done, 2 wrong input or a failure, 130 interrupted, 1 the reader of the output went away, `doctor` found that code
-    cannot be isolated, or `check` found something.
+    cannot be isolated, `check` found something, or `replay` came to a difference.
     """
     app(prog_name="palaestra")

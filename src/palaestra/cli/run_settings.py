@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..agents.episode_origin import EpisodeOrigin
 from ..core.errors import ConfigError
 
 RECIPE_FILE = "recipe.toml"
@@ -43,9 +44,26 @@ def run_settings(model: str, env_id: str) -> RunSettings:
         families=tuple(env.get("families", ())),
         levels=tuple(env.get("levels", ())),
         limits={name: rollout[name] for name in ("max_turn_tokens", "max_context_tokens") if name in rollout},
-        env_kwargs={name: env[name] for name in ("max_turns", "prompt_style") if name in env}
-        | dict(env.get("keywords", {})),
+        env_kwargs=_keywords(env),
     )
+
+
+def run_environment(recipe_path: Path) -> EpisodeOrigin | None:
+    """The environment of a run's held-out episodes, by its recipe; None where the recipe names none.
+
+    Raises:
+        ConfigError: The recipe is damaged.
+    """
+    env = read_recipe(recipe_path).get("env", {})
+    if "id" not in env:
+        return None
+    mix = {name: env[name] for name in ("families", "levels") if env.get(name)}
+    return EpisodeOrigin(env_id=str(env["id"]), keywords={"split": "heldout", **mix, **_keywords(env)})
+
+
+def _keywords(env: Mapping[str, Any]) -> dict[str, Any]:
+    named = {name: env[name] for name in ("max_turns", "prompt_style") if name in env}
+    return named | dict(env.get("keywords", {}))
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

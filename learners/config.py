@@ -137,6 +137,14 @@ class Recipe:
     reference: str = ""
     """Folder of an SFT policy to start GRPO from, when `stages` leaves SFT out."""
     report: bool = True
+    kept_groups: int = 40
+    """Groups of training episodes to keep with their advantages, for the report; one a step, spread over the steps."""
+    log_to: tuple[Literal["wandb", "trackio"], ...] = ()
+    """Dashboards that get the metrics, besides `metrics.jsonl` and TensorBoard's files."""
+    project: str = "palaestra"
+    """Where the dashboards put the run."""
+    run_name: str = ""
+    """What the dashboards call the run; empty: as its folder is called."""
     model: ModelConfig = field(default_factory=ModelConfig)
     vocab_size: int = 640
     """Size of the tokenizer that is trained when the model is made from scratch."""
@@ -152,6 +160,8 @@ class Recipe:
             raise ConfigError(f"processes={self.processes}: must be at least 1")
         if self.threads < 1:
             raise ConfigError(f"threads={self.threads}: must be at least 1")
+        if self.kept_groups < 0:
+            raise ConfigError(f"kept_groups={self.kept_groups}: must be at least 0")
         if "sft" not in self.stages and not self.reference:
             raise ConfigError("reference='': name the folder of an SFT policy when stages leaves 'sft' out")
         self._check_adapter()

@@ -44,6 +44,7 @@ from ..models.tokenizers import train_tokenizer
 from .checkpoint import CheckpointStore
 from .collection import GroupCollector
 from .config import Recipe
+from .dashboards import check_installed, dashboards
 from .demonstration_data import demonstrations, texts, tokenised, with_tool_calls
 from .distributed import Ranks, launch
 from .grpo import GRPOLearner, train_grpo
@@ -111,6 +112,7 @@ def _check(recipe: Recipe) -> None:
                 raise ConfigError(f"demos.mix: {error}") from error
     resolve_device(recipe.model.device)
     check_engine(recipe)
+    check_installed(recipe.log_to)
 
 
 def _check_branching(env: Any) -> None:
@@ -132,8 +134,13 @@ def _run_rank(ranks: Ranks, recipe: Recipe, resume: bool, started: float) -> Non
     torch.set_num_threads(recipe.threads)
     folder = RunFolder(recipe.run)
     with (
-        MetricsWriter(folder.path, enabled=ranks.is_first, resume=resume) as metrics,
         StageProgress(enabled=ranks.is_first, started=started) as progress,
+        MetricsWriter(
+            folder.path,
+            enabled=ranks.is_first,
+            resume=resume,
+            sinks=dashboards(recipe, resume, progress.say) if ranks.is_first else (),
+        ) as metrics,
     ):
         context = RankContext(
             recipe=recipe,

@@ -7,7 +7,8 @@ runs/NAME/
     sft/  policy/      ordinary transformers folders; with model.lora, policy/ holds an adapter of the model in sft/
     policy-merged/     with model.lora.save_merged: the same policy as an ordinary folder
     checkpoints/       what `--resume` continues from
-    episodes/          evaluation episodes, JSON lines
+    episodes/          evaluation episodes, and some of training, JSON lines
+    run_id             what the run is called by dashboards, where it logs to any
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from ..core.errors import CheckpointError, RecordError, StorageError
 from .config import Recipe, recipe_to_data
 from .metrics import FILE_NAME as METRICS_FILE
 
-_MAY_CHANGE_ON_RESUME = ("run", "report", "evaluation", "threads")
+_MAY_CHANGE_ON_RESUME = ("run", "report", "evaluation", "threads", "kept_groups", "log_to", "project", "run_name")
 
 
 class RunFolder:

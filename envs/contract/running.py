@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
-from ...core.contract_checks import StillRunning, in_time
 from ...core.errors import ConfigError, SandboxUnavailable, did_you_mean
+from ...core.time_limits import StillRunning, in_time
 from .bench import Bench, Broken, Skip
 from .blame import raised_at
 from .catalogue import CHECKS, SUBJECTS, Numbered

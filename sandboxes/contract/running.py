@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from ...core.contract_checks import StillRunning, in_time
 from ...core.errors import ConfigError, SandboxError, did_you_mean
+from ...core.time_limits import StillRunning, in_time
 from .bench import Bench, Check, NoLimits, SandboxFactory
 from .catalogue import CAPABILITIES, CHECKS
 from .report import CheckReport, CheckResult, Outcome

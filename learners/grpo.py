@@ -42,6 +42,8 @@ Collect = Callable[[int], list[Group]]
 """Gives this process's groups of a step; steps count from 1."""
 Row = dict[str, Any]
 _LOSS_SUMS = ("loss", "clip_low", "clip_high", "loss_tokens", "entropy")
+OnCredit = Callable[[int, Sequence[Group], Sequence[CreditedSegment]], None]
+"""Called on each process with a step's number, its groups and the credit that their tokens got."""
 
 
 class GRPOLearner:
@@ -74,6 +76,7 @@ class GRPOLearner:
         self.controller, self.exploration = config.kl_controller(), config.entropy_controller()
         self.curriculum = curriculum
         self.steps_done = 0
+        self.on_credit: OnCredit | None = None
         self._optimisers = Optimisers(
             model,
             learning_rate=config.learning_rate,
@@ -88,6 +91,8 @@ class GRPOLearner:
         groups = collect(number)
         collected = time.monotonic()
         scored = credit(groups, self.config, generator(self.seed, "shuffle", number, self.ranks.rank))
+        if self.on_credit is not None:
+            self.on_credit(number, groups, scored)
         with self.reference.model() as reference:
             reference_logprobs = self._score(reference, [item.segment for item in scored], number)
         local = group_sums(groups) | _kl_sums(scored, reference_logprobs)

@@ -48,6 +48,8 @@ from .dashboards import check_installed, dashboards
 from .demonstration_data import demonstrations, texts, tokenised, with_tool_calls
 from .distributed import Ranks, launch
 from .grpo import GRPOLearner, train_grpo
+from .kept_groups import FILE as KEPT
+from .kept_groups import GroupKeeper
 from .logprobs import sequence_kl
 from .metrics import MetricsWriter
 from .progress import StageProgress, TaskProgress
@@ -339,6 +341,10 @@ def grpo_stage(context: RankContext, policy: LLMPolicy, resume: bool) -> Referen
             ranks=ranks,
             curriculum=collector.curriculum,
         )
+        if ranks.is_first:
+            levels = recipe.env.train_levels or recipe.env.levels
+            origin = EpisodeOrigin(env_id=recipe.env.id, keywords={"split": "train", **recipe.env.environment(levels)})
+            learner.on_credit = GroupKeeper(folder.episodes(KEPT), origin, recipe.grpo.steps, recipe.kept_groups)
 
         def after_step(step: int, row: Mapping[str, Any]) -> None:
             task.grpo_step(step, recipe.grpo.steps, row)

@@ -158,7 +158,7 @@ def test_a_dashboard_that_hangs_is_left_behind(recipe: Any, monkeypatch: pytest.
 
 def test_what_is_not_installed_is_said_with_the_command() -> None:
     check_installed(("wandb", "trackio"))
-    with pytest.raises(ConfigError, match="^log_to: no_such_board is not installed; run: pip install no_such_board$"):
+    with pytest.raises(ConfigError, match=r"^log_to: no_such_board is not installed; run: pip install no_such_board$"):
         check_installed(("wandb", "no_such_board"))
 
 

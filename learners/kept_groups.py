@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,7 +19,9 @@ from ..agents.store import KIND
 from ..core.errors import StorageError
 from ..core.records import RecordWriter, episode_to_record, read_about, read_records, write_records
 from ..core.trajectories import Episode, Group, Trajectory
-from .credit import CreditedSegment
+
+if TYPE_CHECKING:
+    from .credit import CreditedSegment
 
 FILE = "grpo_train"
 """Name of the file among a run's episodes."""

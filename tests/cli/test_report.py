@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -28,6 +30,7 @@ class Page(HTMLParser):
         self.ids: list[str] = []
         self.attributes: list[tuple[str, str, str]] = []
         self.text = ""
+        self.scripts: list[str] = []
         self.feed(html)
         self.close()
         assert self.open == []
@@ -51,7 +54,9 @@ class Page(HTMLParser):
             self.text += " "
 
     def handle_data(self, data: str) -> None:
-        if self.open[-1:] != ["style"]:
+        if self.open[-1:] == ["script"]:
+            self.scripts.append(data)
+        elif self.open[-1:] != ["style"]:
             self.text += data
 
 
@@ -83,16 +88,21 @@ def test_a_finished_run_has_everything(palaestra: Any, run_folder: Path) -> None
     assert "Not in this run folder" not in text
 
 
-def test_the_page_is_self_contained_and_runs_nothing(palaestra: Any, run_folder: Path) -> None:
+def test_the_page_is_self_contained_and_runs_the_viewers_script_alone(palaestra: Any, run_folder: Path) -> None:
     html, page = written(palaestra, run_folder)
-    assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
+    assert not {"link", "img", "iframe", "object", "form"} & set(page.tags)
+    assert not any(name.startswith("on") for _, name, _ in page.attributes)
+    data, script = page.scripts
+    assert ("script", "type", "application/json") in page.attributes
+    assert len(json.loads(data)["episodes"]) == 160
     assert "http:" not in html
     assert "https:" not in html
     assert "@import" not in html
     assert all(url.startswith("#") for url in re.findall(r"url\(([^)]*)\)", html))
     assert all(value.startswith("#") for _, name, value in page.attributes if name in ("href", "src", "xlink:href"))
     policy = next(value for _, name, value in page.attributes if name == "content" and "default-src" in value)
-    assert policy == "default-src 'none'; style-src 'unsafe-inline'"
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy == f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
 
 
 def test_charts_are_accessible_and_their_ids_are_unique(palaestra: Any, run_folder: Path) -> None:
@@ -155,10 +165,14 @@ def test_hostile_text_stays_text(palaestra: Any, run_folder: Path, make_episode:
     save_episodes(run_folder / "episodes/policy_heldout.jsonl", after)
     (run_folder / "recipe.toml").write_text('name = "<script>alert(3)</script>"\n[env]\nid = "<img src=x>"\n')
     html, page = written(palaestra, run_folder)
-    assert not {"script", "img", "b"} & set(page.tags)
+    assert not {"img", "b"} & set(page.tags)
+    assert (page.tags.count("script"), len(page.scripts)) == (2, 2)
+    assert "<" not in page.scripts[0]
+    assert [one["n"] for one in json.loads(page.scripts[0])["episodes"]] == [1, 2, 1]
     assert not any(name.startswith("on") for _, name, _ in page.attributes)
     assert html.count("&lt;script&gt;alert(1)") >= 10
     assert "{{ 7 * 7 }}{% raw %}" in page.text
+    assert "</pre></details><script>alert(1)" in json.loads(page.scripts[0])["episodes"][0]["m"][0][1]
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f\u202e]", html)
     assert r"\x00\x1b[31m\u202e" in page.text
 

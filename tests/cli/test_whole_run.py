@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from palaestra.agents.store import load_episodes
+
 TINY = (
     "processes=1", "demos.n=24", "vocab_size=300", "model.hidden_size=16", "model.intermediate_size=32",
     "model.layers=1", "model.heads=2", "grpo.steps=1", "grpo.groups_per_step=2", "grpo.group_size=2",
@@ -24,6 +26,12 @@ def test_a_run_is_trained_shown_evaluated_and_resumed(palaestra: Any, fails: Any
     page = (folder / "report.html").read_text()
     assert "Not in this run folder" not in page
     assert "No clear change of held-out success" in page
+    kept = list(load_episodes(folder / "episodes" / "grpo_train.jsonl"))
+    assert len(kept) == 2
+    assert all(len(one.info["advantages"][0]) == len(one.trajectories[0].segments) for one in kept)
+    assert f"{2 + 6 + 6} of the {2 + 6 + 6} episodes" in " ".join(page.split())
+    for name in ("grpo_train", "policy_heldout", "sft_heldout_greedy"):
+        assert palaestra("replay", folder, "--file", name, "--all").exit_code == 0
 
     figures = tmp_path / "figures.json"
     result = palaestra("eval", "CodeSandbox-v0", "--model", folder / "policy", "-n", 4, "--greedy", "--json", figures)

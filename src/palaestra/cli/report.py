@@ -17,10 +17,12 @@ def report(
     ] = None,
     pairs: Annotated[int, typer.Option(min=0, help="How many tasks to show with their trajectories.")] = 16,
 ) -> None:
-    """Write one self-contained HTML page: curves, a before/after table, trajectories to read.
+    """Write one self-contained HTML page: curves, a before/after table, trajectories to read, a viewer of episodes.
 
-    It needs no network and no JavaScript, so it can be mailed or kept with the run. A run that is not finished gives a
-    page that says what is missing.
+    It needs no network, so it can be mailed or kept with the run. A run that is not finished gives a page that says
+    what is missing. The viewer has up to 500 episodes: filters for failures, parse errors, truncations, levels, steps
+    and words, orders such as lowest advantage first, and tokens coloured by what the policy sampled, how likely it was,
+    and its advantage.
 
     Examples:
 

@@ -12,6 +12,7 @@ from typing import Any, cast
 from ..core.errors import RecordError
 from ..core.records import episode_from_record, read_records
 from ..core.trajectories import Episode
+from ..learners.kept_groups import FILE as TRAINING_FILE
 from ..learners.metrics import FILE_NAME as METRICS_FILE
 from ..learners.metrics import Row as MetricRow
 from ..learners.metrics import read_metrics
@@ -43,7 +44,7 @@ class RunData:
     @property
     def failures(self) -> list[tuple[str, Episode]]:
         """Evaluation episodes that infrastructure ended, with the file that they are in."""
-        return [(name, episode) for name, episodes in self.episodes.items() for episode in episodes if episode.failed]
+        return [(name, episode) for name in EPISODE_FILES for episode in self.episodes.get(name, ()) if episode.failed]
 
     def column(self, stage: str, name: str) -> tuple[list[float], list[float]]:
         """Steps and values of one metric, where it is a finite number."""
@@ -71,15 +72,20 @@ def read_run(folder: Path) -> RunData:
             missing.append(f"{path.relative_to(folder)}: {what}")
         return path.exists()
 
+    recipe = read_recipe(recipe_path) if present(recipe_path, "the recipe") else {}
+    summary = _read_summary(summary_path) if present(summary_path, "the run has not finished") else {}
+    metrics = _read_metrics(folder) if present(metrics_path, "no step has been logged yet") else {}
+    training = folder / "episodes" / f"{TRAINING_FILE}.jsonl"
+    held_out = {
+        name: read_episodes(path) if present(path := folder / "episodes" / f"{name}.jsonl", what) else []
+        for name, what in EPISODE_FILES.items()
+    }
     return RunData(
         folder=folder,
-        recipe=read_recipe(recipe_path) if present(recipe_path, "the recipe") else {},
-        summary=_read_summary(summary_path) if present(summary_path, "the run has not finished") else {},
-        metrics=_read_metrics(folder) if present(metrics_path, "no step has been logged yet") else {},
-        episodes={
-            name: read_episodes(path) if present(path := folder / "episodes" / f"{name}.jsonl", what) else []
-            for name, what in EPISODE_FILES.items()
-        },
+        recipe=recipe,
+        summary=summary,
+        metrics=metrics,
+        episodes={**held_out, TRAINING_FILE: read_episodes(training) if training.exists() else []},
         missing=missing,
     )
 

@@ -1,11 +1,14 @@
 """Turns a run into the report's HTML: tables, trajectories and configuration for the template beside this file.
 
-Everything that a policy or an environment wrote passes through `visible` and the template's autoescape; the page itself
-forbids scripts and requests (its Content-Security-Policy).
+Everything that a policy or an environment wrote passes through `visible` and the template's autoescape, or through the
+viewer's data; the page itself forbids requests, and all scripts but the viewer's own (its Content-Security-Policy).
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata, resources
@@ -24,9 +27,12 @@ from .episode_pairs import Outcome, choose_pairs, pair_episodes
 from .plain_text import visible
 from .report_charts import charts
 from .report_data import RunData
+from .token_texts import token_texts_of_run
 from .verdict import comparisons, percent, signed, verdict
+from .viewer_data import SOURCES, ViewerData, viewer_data
 
 TEMPLATE = "report.html.j2"
+VIEWER_SCRIPT, VIEWER_STYLE = "viewer.js", "viewer.css"
 MAX_TEXT = 20_000
 """Characters of one text that are shown; a runaway output would make the page unreadable."""
 _SECTIONS: dict[Outcome, tuple[str, str]] = {
@@ -36,6 +42,7 @@ _SECTIONS: dict[Outcome, tuple[str, str]] = {
     "kept": ("Kept", "right before and after"),
 }
 _FORMATTER = HtmlFormatter(nowrap=True, style="default")
+_DARK_FORMATTER = HtmlFormatter(nowrap=True, style="github-dark")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +84,8 @@ def render(run: RunData, pairs: int = 16) -> str:
     environment.filters.update(
         percent=percent, signed=signed, interval=_interval, shown=shown, code=highlighted, parts=action_parts
     )
-    text = (resources.files(__package__ or "palaestra.cli") / TEMPLATE).read_text(encoding="utf-8")
-    return environment.from_string(text).render(
+    viewer = viewer_data(run, token_texts_of_run(run.folder))
+    return environment.from_string(_packaged(TEMPLATE)).render(
         title=str(run.recipe.get("name") or run.folder.resolve().name),
         folder=run.folder.resolve().name,
         verdict=verdict(run),
@@ -90,8 +97,28 @@ def render(run: RunData, pairs: int = 16) -> str:
         training_failures=sum(run.column("grpo", "failures")[1]),
         configuration=list(flatten(run.recipe).items()),
         code_style=Markup(_FORMATTER.get_style_defs(".code")),
+        dark_code_style=Markup(_DARK_FORMATTER.get_style_defs(".code")),
+        **_viewer(viewer, run.folder.resolve().name),
         version=metadata.version("palaestra"),
     )
+
+
+def _viewer(viewer: ViewerData, folder: str) -> dict[str, Any]:
+    """The viewer's parts of the page; its policy lets this script run and no other that a text might smuggle in."""
+    script = _packaged(VIEWER_SCRIPT)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return {
+        "viewer": viewer,
+        "viewer_sources": json.dumps(SOURCES),
+        "viewer_json": Markup(viewer.to_json(folder)),
+        "viewer_style": Markup(_packaged(VIEWER_STYLE)),
+        "viewer_script": Markup(script),
+        "script_source": Markup(f"; script-src 'sha256-{digest}'") if viewer.episodes else "",
+    }
+
+
+def _packaged(name: str) -> str:
+    return (resources.files(__package__ or "palaestra.cli") / name).read_text(encoding="utf-8")
 
 
 def shown(text: str) -> str:

@@ -19,7 +19,7 @@ from ..rewards.base import Grade
 from ..sandboxes.base import Limits, SandboxConfig
 from .actions import ParseError
 from .base import EnvOptions, ToolEnv
-from .line_edits import replaced, shortened
+from .line_edits import numbered, replaced, replaced_by_number, shortened
 from .program_memory import ProgramMemory
 from .program_runner import Verdict
 from .project_runner import InProcessRepositoryRunner, ProjectRunner, RepositoryRunner
@@ -140,12 +140,13 @@ class ProjectSandboxEnv(ToolEnv):
 
     @tool
     def read(self, path: str) -> str:
-        """Show a file.
+        """Show a file, its lines numbered.
 
         Args:
             path: Which one.
         """
-        return shortened(self._file(path).rstrip("\n")) or "(empty)"
+        text = self._file(path).rstrip("\n")
+        return shortened(numbered(text)) if text else "(empty)"
 
     @tool
     def edit(self, path: str, old: str, new: str) -> str:
@@ -153,10 +154,12 @@ class ProjectSandboxEnv(ToolEnv):
 
         Args:
             path: Which file.
-            old: The line as it stands, without its indentation.
-            new: The line to put in its place.
+            old: The line as it stands, or its number.
+            new: The line to put in its place; the indentation stays.
         """
-        edited = replaced(self._file(path), old, new)
+        text = self._file(path)
+        is_number = old.strip().isdecimal()
+        edited = replaced_by_number(text, int(old.strip()[:9]), new) if is_number else replaced(text, old, new)
         if edited is None:
             raise ParseError(f"error: no such line in {path}")
         self._files[path] = edited

@@ -50,7 +50,7 @@ def test_commands_run_in_the_container_and_what_they_change_comes_back(image: st
         env.step("bash echo 'x = 41' > new.py; sed -i s/41/42/ new.py; python3 -c 'import new; print(new.x)'")[0]
         == "42"
     )
-    assert env.step("read new.py")[0] == "x = 42"
+    assert env.step("read new.py")[0] == "1 x = 42"
     (copy,) = env.unwrapped.fork(1)
     copy.step("bash rm new.py")
     assert "new.py" not in copy.step("list")[0]

@@ -7,6 +7,7 @@ import pytest
 
 from palaestra.agents.evaluation import EvalOptions, evaluate_scripted
 from palaestra.core.tasks import SPLITS, TaskSet
+from palaestra.envs.line_edits import numbered
 from palaestra.envs.project_runner import InProcessRepositoryRunner
 from palaestra.envs.tasks.project import FAMILIES
 from palaestra.envs.tasks.project.generation import probes
@@ -90,7 +91,7 @@ def test_a_wrong_change_to_a_line_does_not_pass_unless_it_does_the_same() -> Non
         wish, broken = read_task(task.prompt), task.public["files"]
         right = outputs(task)
         for path, text in broken.items():
-            for line in wish.lines(path, text):
+            for line in wish.lines(path, numbered(text)):
                 for other in (*line.right, *(wrong for _, wrong in mistakes_in(line.text))):
                     files = {**broken, path: text.replace(line.text, other, 1)}
                     if other == line.text or files == right_files(task) or not passes_hidden(task, files):
@@ -156,9 +157,12 @@ def test_every_sentence_can_be_read_and_contradicts_exactly_the_lines_that_are_w
         known = {*wish.files} if wish.files else {*task.public["files"]}
         assert known == {*task.public["files"]}
         for path, text in right_files(task).items():
-            assert not [line for line in wish.lines(path, text) if line.is_wrong], task.task_id
+            assert not [line for line in wish.lines(path, numbered(text)) if line.is_wrong], task.task_id
         contradicted = [
-            line for path, text in task.public["files"].items() for line in wish.lines(path, text) if line.is_wrong
+            line
+            for path, text in task.public["files"].items()
+            for line in wish.lines(path, numbered(text))
+            if line.is_wrong
         ]
         readings = task.secret["kinds"].count("reading")
         assert len(contradicted) == len(task.secret["kinds"]) - readings, task.task_id

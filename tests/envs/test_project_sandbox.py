@@ -10,6 +10,7 @@ from palaestra.core.errors import ConfigError, SandboxDied
 from palaestra.core.records import episode_to_record
 from palaestra.envs import make_env, self_check
 from palaestra.envs.actions import format_tool_call
+from palaestra.envs.line_edits import numbered
 from palaestra.envs.project_runner import RepositoryRunner
 from palaestra.sandboxes import Limits
 from palaestra.sandboxes.base import SandboxConfig
@@ -53,14 +54,26 @@ def test_files_are_listed_read_searched_edited_and_written(env) -> None:
     files = env.unwrapped.task.public["files"]
     assert say(env, "list").split() == sorted(files)
     for path, text in files.items():
-        assert say(env, f"read {path}") == text.rstrip("\n")
+        assert say(env, f"read {path}") == numbered(text.rstrip("\n"))
     module, function = main_of(env)
     assert f"{module}.py:" in say(env, f"search def {function}")
     assert say(env, "search no such text") == "not found"
     assert say(env, f"edit\n{module}.py\nreturn t\nreturn t  # the end") == "ok"
-    assert say(env, f"read {module}.py").endswith("\n    return t  # the end")
+    number, line = say(env, f"read {module}.py").split("\n")[-1].split(" ", 1)
+    assert line == "    return t  # the end"
+    assert say(env, f"edit\n{module}.py\n{number}\nreturn t + 1") == "ok"
+    assert say(env, f"read {module}.py").endswith(f"\n{number}     return t + 1")
+    assert (
+        say(env, f"edit\n{module}.py\n1\nimport os\n---")
+        == "error: edit takes path, old or new, one a line below its name"
+    )
     assert say(env, write("notes/why.txt", "because")) == "ok"
-    assert say(env, "read notes/why.txt") == "because"
+    assert say(env, "read notes/why.txt") == "1 because"
+    assert say(env, write("two.txt", "only 2 of them")) == "ok"
+    assert say(env, "edit\ntwo.txt\n2\nx") == "error: no such line in two.txt", "a number is no passage"
+    assert say(env, "edit\nnotes/why.txt\n2\nx") == "error: no such line in notes/why.txt"
+    assert say(env, "edit\nnotes/why.txt\n---\n1\n---\nfirst\n  second") == "ok"
+    assert say(env, "read notes/why.txt") == "1 first\n2   second"
 
 
 @pytest.mark.parametrize(
@@ -153,9 +166,9 @@ def test_commands_see_the_files_and_what_they_change_comes_back(env) -> None:
     say(env, write("new.py", "value = 7"))
     assert say(env, 'bash python3 -c "import new; print(new.value)"') == "7"
     assert say(env, f"bash sed -i 's/7/8/' new.py; rm {other}; mkdir -p deep; echo hi > deep/a.txt") == "(no output)"
-    assert say(env, "read new.py") == "value = 8"
+    assert say(env, "read new.py") == "1 value = 8"
     assert other not in say(env, "list").split()
-    assert say(env, "read deep/a.txt") == "hi"
+    assert say(env, "read deep/a.txt") == "1 hi"
     assert say(env, "bash exit 3") == "exit status 3"
     assert "timed out" in say(env, "bash sleep 60")
     assert say(env, "bash head -c 300 /dev/urandom > noise; ln -s new.py link.py; echo x > .hidden") == "(no output)"
@@ -165,11 +178,11 @@ def test_commands_see_the_files_and_what_they_change_comes_back(env) -> None:
 def test_a_command_that_ends_its_session_loses_its_changes_and_no_more(env) -> None:
     say(env, write("kept.py", "a = 1"))
     assert "lost" in say(env, "bash echo b > kept.py; kill -9 -1; sleep 5")
-    assert say(env, "read kept.py") == "a = 1"
+    assert say(env, "read kept.py") == "1 a = 1"
     assert say(env, write("hashlib.py", "raise SystemExit")) == "ok"
     assert say(env, "bash echo c >> kept.py") == "(no output)", "modules of one's own do not stand in the way"
     assert say(env, write("kept.py", "a = 1")) == "ok"
-    assert say(env, "read kept.py") == "a = 1"
+    assert say(env, "read kept.py") == "1 a = 1"
     assert say(env, "bash cat kept.py") == "a = 1"
 
 
@@ -269,8 +282,8 @@ def test_copies_go_their_own_ways(env) -> None:
     first, second = env.unwrapped.fork(2)
     assert say(first, "bash cat /tmp/note; echo two > /tmp/note; echo 'x = 2' > a.py") == "one"
     assert say(second, "bash cat /tmp/note a.py") == "one\nx = 1"
-    assert say(env, "read a.py") == "x = 1"
-    assert say(first, "read a.py") == "x = 2"
+    assert say(env, "read a.py") == "1 x = 1"
+    assert say(first, "read a.py") == "1 x = 2"
     first.close()
     second.close()
 

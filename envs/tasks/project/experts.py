@@ -22,8 +22,6 @@ ATTENTION = 0.6
 """Probability that a hasty or sloppy expert sees what contradicts the sentence."""
 GIVE_UP = 0.35
 """Probability that a sloppy expert submits after the tests failed."""
-MISREMEMBER = 0.05
-"""Probability of naming the line to edit as it is not; the environment says so, and the expert does it right."""
 TAKES_OVER_AT: Mapping[str, int] = {"reviewer": 2}
 """Turn from which on an expert's actions are its own; the others' always are."""
 Part = Generator[str, str, bool]
@@ -94,20 +92,20 @@ def _careful(wish: Wish, rng: random.Random) -> Part:
         for number, line in enumerate(lines):
             if line.is_wrong:
                 lines[number] = _now(line, rng.choice(line.right))
-                yield from _edit(rng, line, lines[number].text)
+                yield from _edit(line, lines[number].text)
                 if (yield from _tests_pass()):
                     return True
         open_lines += [line for line in lines if line.is_open]
-    return (yield from _other_readings(rng, open_lines))
+    return (yield from _other_readings(open_lines))
 
 
-def _other_readings(rng: random.Random, lines: list[Line]) -> Part:
+def _other_readings(lines: list[Line]) -> Part:
     """Tries the other combinations of readings."""
     for step in range(1, 2 ** len(lines)):
         number = (step & -step).bit_length() - 1
         line = lines[number]
         other = next(right for right in line.right if right != line.text)
-        yield from _edit(rng, line, other)
+        yield from _edit(line, other)
         lines[number] = _now(line, other)
         if (yield from _tests_pass()):
             return True
@@ -121,21 +119,18 @@ def _change(wish: Wish, rng: random.Random, paths: Sequence[str]) -> Script:
     wrong = [line for line in lines if line.is_wrong]
     if wrong and rng.random() < ATTENTION:
         line = rng.choice(wrong)
-        yield from _edit(rng, line, rng.choice(line.right))
+        yield from _edit(line, rng.choice(line.right))
     elif lines:
         line = rng.choice(lines)
         others = [text for text in (*line.right, *(text for _, text in mistakes_in(line.text))) if text != line.text]
         if others:
-            yield from _edit(rng, line, rng.choice(others))
+            yield from _edit(line, rng.choice(others))
 
 
-def _edit(rng: random.Random, line: Line, new: str) -> Script:
-    """Puts a line in place of another, now and then at the second try."""
-    wrong = [text for text in line.right if text not in (line.text, new)]
-    if wrong and rng.random() < MISREMEMBER:
-        yield f"edit\n{line.path}\n{wrong[0]}\n{new}"
-    yield f"edit\n{line.path}\n{line.text}\n{new}"
+def _edit(line: Line, new: str) -> Script:
+    """Puts a line in place of another."""
+    yield f"edit\n{line.path}\n{line.number}\n{new}"
 
 
 def _now(line: Line, text: str) -> Line:
-    return Line(line.path, text, line.right)
+    return Line(line.path, line.number, text, line.right)

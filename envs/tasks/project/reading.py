@@ -22,6 +22,7 @@ class Line:
     """A line of a file that the sentence has something to say about."""
 
     path: str
+    number: int
     text: str
     right: tuple[str, ...]
     """What may stand there, one line for each reading."""
@@ -48,18 +49,19 @@ class Wish:
     """As far as the task names them."""
 
     def lines(self, path: str, text: str) -> list[Line]:
-        """The lines of a file that the sentence has something to say about."""
+        """The lines of a file, as it is read, that the sentence has something to say about."""
         found: list[Line] = []
         function = ""
         for line in text.split("\n"):
-            stripped = line.strip()
+            number, _, rest = line.partition(" ")
+            stripped = rest.strip()
             definition = _DEFINITION.match(stripped)
             if definition:
                 function = definition[1]
                 continue
             right = self._right(path, function, stripped)
             if right:
-                found.append(Line(path, stripped, right))
+                found.append(Line(path, int(number), stripped, right))
         return found
 
     def _right(self, path: str, function: str, line: str) -> tuple[str, ...]:

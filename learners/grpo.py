@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..core.errors import EnvironmentFailure
 from ..core.seeding import generator
 from ..core.trajectories import Group, Segment
 from ..models.adapters import load_trained_state, trained_state
@@ -318,12 +319,20 @@ def train_grpo(
 
     Returns:
         Whether all steps are done; False means that the run was stopped and can be resumed.
+
+    Raises:
+        EnvironmentFailure: A server that samples could not be given weights; the steps before can be resumed.
     """
     if resume:
         _resume(learner, metrics, checkpoints)
     config, ranks = learner.config, learner.ranks
     while learner.steps_done < config.steps:
-        row = learner.step(collect)
+        try:
+            row = learner.step(collect)
+        except EnvironmentFailure:  # a server that samples is gone; nothing of this step has been learned
+            if checkpoints is not None and learner.steps_done and ranks.size == 1:
+                checkpoints.save("grpo", learner.steps_done, learner.state_dict())
+            raise
         if metrics is not None:
             metrics.log(row)
         stop = ranks.should_stop()

@@ -25,7 +25,7 @@ from ..agents.evaluation import EvalOptions, EvalResult, evaluate_policy, summar
 from ..agents.llm import LLMPolicy
 from ..agents.pass_rates import wilson_interval
 from ..agents.store import save_episodes
-from ..core.errors import ConfigError, RunStopped, StorageError
+from ..core.errors import ConfigError, EnvironmentFailure, RunStopped, StorageError
 from ..core.seeding import derive_seed
 from ..core.trajectories import Episode
 from ..envs.registration import make_env
@@ -95,6 +95,8 @@ def run(recipe: Recipe, resume: bool = False) -> dict[str, Any]:
         launch(_run_rank, recipe.processes, (recipe, resume, started), how_to_go_on=go_on)
     except StorageError as error:
         raise StorageError(f"{error}; {go_on}") from error
+    except EnvironmentFailure as error:  # of a server that samples, when its weights were due
+        raise EnvironmentFailure(error.kind, f"{error.message}; {go_on}") from error
     return folder.read_summary()
 
 

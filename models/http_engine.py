@@ -369,7 +369,9 @@ def _read(raw: bytes, body: Mapping[str, Any]) -> _Answer:
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError(f"an answer that is no completion: {json.dumps(data)[:200]}") from error
     if token_ids is None or logprobs is None:
-        raise ConfigError("the server gives no token ids with log-probabilities; use vLLM 0.11 or newer")
+        raise ConfigError(
+            "the server gives no token ids with log-probabilities; use a current vLLM, or palaestra serve"
+        )
     if reason not in ("stop", "length"):
         raise ValueError(f"a completion that ended by {reason!r}")
     whole = len(token_ids) == len(logprobs) and 1 <= len(token_ids) <= body["max_tokens"]

@@ -16,7 +16,7 @@ from __future__ import annotations
 import concurrent.futures
 import json
 import secrets
-import select
+import selectors
 import socket
 import socketserver
 import sys
@@ -244,9 +244,10 @@ class _Handler(BaseHTTPRequestHandler):
                     raise _Gone from None
 
     def _client_is_gone(self) -> bool:
-        readable, _, _ = select.select([self.connection], [], [], 0)
         try:
-            return bool(readable) and not self.connection.recv(1, socket.MSG_PEEK)
+            with selectors.DefaultSelector() as selector:
+                selector.register(self.connection, selectors.EVENT_READ)
+                return bool(selector.select(0)) and not self.connection.recv(1, socket.MSG_PEEK)
         except OSError:
             return True
 

@@ -19,9 +19,10 @@ from palaestra.agents.rollout import EpisodeSpec, collect
 from palaestra.core.errors import ConfigError, EnvironmentFailure
 from palaestra.core.trajectories import Episode, Group, Sampling
 from palaestra.envs.registration import make_vector_env
+from palaestra.learners.checkpoint import CheckpointStore
 from palaestra.learners.collection import GroupCollector
 from palaestra.learners.config import Recipe, load_recipe
-from palaestra.learners.grpo import GRPOLearner
+from palaestra.learners.grpo import GRPOLearner, train_grpo
 from palaestra.learners.rollout_engine import check_engine, make_policy
 from palaestra.models.loading import ModelConfig, build_model
 from palaestra.models.served_model import ServedModel
@@ -173,6 +174,36 @@ def test_a_lost_server_masks_episodes_and_a_restarted_one_gets_the_weights_again
         assert 1 <= sum(episode.info["attempts"] == 2 for episode in again) <= 4
         policy.close()
     envs.close()
+
+
+def test_a_server_that_is_gone_when_weights_are_due_costs_no_step(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("palaestra.models.http_client.EndpointConfig.__post_init__", _hurried)
+    served = ServedModel(model(tokenizer, 5), tokenizer, name="tiny", folder="nowhere", rows=16, max_context=160)
+    server = ModelServer(served, host="127.0.0.1", port=0, weight_updates=True)
+    server.__enter__()
+    chosen = recipe(tmp_path, "rollout.engine=http", f"rollout.engine_url={server.url}", "grpo.checkpoint_every=0")
+    policy = make_policy(chosen, folder=tmp_path, model=model(tokenizer, 0), tokenizer=tokenizer)
+    store = CheckpointStore(tmp_path / "checkpoints")
+    learner = GRPOLearner(policy.model, chosen.grpo, seed=0)
+
+    def close_after_one(step: int, row: dict[str, Any]) -> None:
+        if step == 1:
+            server.close()
+
+    with (
+        GroupCollector(chosen, policy, 0, 1) as collector,
+        pytest.raises(EnvironmentFailure, match=r"endpoint: .* failed 2 times"),
+    ):
+        train_grpo(learner, collector, checkpoints=store, after_step=close_after_one)
+    checkpoint = store.load_latest()
+    assert checkpoint is not None
+    assert (checkpoint.stage, checkpoint.step) == ("grpo", 1)
+    assert all(
+        torch.equal(checkpoint.state["model"][name], weights) for name, weights in learner.model.state_dict().items()
+    )
+    policy.close()
 
 
 def _hurried(config: Any) -> None:

@@ -271,7 +271,7 @@ def compared(measured: Mapping[str, dict[str, Any]], entries: list[Contender]) -
     found = {entry: measured[entry.name] for entry in entries if "step_mib" in measured.get(entry.name, {})}
     norms = [row["grad_norm"] for entry, row in found.items() if entry.arithmetic == "float32"]
     for entry, row in found.items():
-        if not math.isclose(row["grad_norm"], norms[0], rel_tol=SAME_NORM[entry.arithmetic]):
+        if norms and not math.isclose(row["grad_norm"], norms[0], rel_tol=SAME_NORM[entry.arithmetic]):
             sys.exit(f"error: {entry.name} has gradient norm {row['grad_norm']:.4g}, another {norms[0]:.4g}")
 
     def least(library: str, **fixed: Any) -> float | None:
@@ -286,7 +286,7 @@ def compared(measured: Mapping[str, dict[str, Any]], entries: list[Contender]) -
     for entry in entries:
         if entry.library == "trl":
             ours = Contender("palaestra", entry.rows, entry.checkpointing, entry.arithmetic)
-            value = ratio(measured[ours.name].get("step_mib"), measured[entry.name].get("step_mib"))
+            value = ratio(measured.get(ours.name, {}).get("step_mib"), measured[entry.name].get("step_mib"))
             targets[f"step memory, {entry.name.removeprefix('trl, ')}: ratio"] = {**value, "target": "-", "met": None}
     return targets
 

@@ -31,6 +31,7 @@ Progress = Callable[[int, int, Mapping[str, Any]], None]
 _RANGES = {
     "epochs": "[1, inf)",
     "batch_tokens": "[1, inf)",
+    "micro_batch_tokens": "[0, inf)",
     "learning_rate": "(0, inf)",
     "betas": "[0, 1)",
     "muon_learning_rate": "[0, inf)",
@@ -50,6 +51,8 @@ class SFTConfig:
     epochs: int = 1
     batch_tokens: int = 1000
     """Padded tokens per process and step, at most."""
+    micro_batch_tokens: int = 0
+    """Padded tokens of one forward and backward pass; changes memory and speed, not the gradient. 0 = a whole step."""
     learning_rate: float = 3e-3
     """Of AdamW."""
     muon_learning_rate: float = 0.02
@@ -173,13 +176,10 @@ class _Trainer:
 
     def _train_step(self) -> tuple[float, float, float, float, bool]:
         """One update; gives the summed loss, its tokens, the gradient norm, the schedule's factor, whether to stop."""
-        batch = TokenBatch.from_segments([self.sequences[i] for i in self.batches[self.step]], device_of(self.model))
-        logprobs = action_logprobs(self.model, batch.input_ids_BT, batch.action_mask_BT, autocast=self.config.autocast)
-        loss_sum = -logprobs.sum()
         self.optimisers.zero_grad()
-        (loss_sum / self.config.batch_tokens).backward()  # scaled, so that half-precision gradients stay in range
+        losses = [self._accumulate(indices) for indices in self._micro_batches()]
         parameters = self.optimisers.parameters
-        local = [float(loss_sum.detach()), float(len(logprobs)), float(self.ranks.stop_requested)]
+        local = [*(sum(values) for values in zip(*losses, strict=True)), float(self.ranks.stop_requested)]
         total_loss, tokens, stop = self.ranks.sum_gradients(parameters, local)
         for parameter in parameters:
             if parameter.grad is not None:
@@ -193,6 +193,22 @@ class _Trainer:
         norm = self.optimisers.step(lr_share)
         self.step += 1
         return total_loss, tokens, norm, lr_share, stop > 0
+
+    def _micro_batches(self) -> list[list[int]]:
+        """The sequences of this step, in parts of at most `micro_batch_tokens`."""
+        batch, limit = self.batches[self.step], self.config.micro_batch_tokens
+        if not limit:
+            return [batch]
+        parts = token_budget_batches([len(self.sequences[i]) for i in batch], limit, generator("sft-micro", self.step))
+        return [[batch[i] for i in part] for part in parts]
+
+    def _accumulate(self, indices: Sequence[int]) -> tuple[float, float]:
+        """Adds the gradient of a part of the step; gives its summed loss and the number of its tokens."""
+        batch = TokenBatch.from_segments([self.sequences[i] for i in indices], device_of(self.model))
+        logprobs = action_logprobs(self.model, batch.input_ids_BT, batch.action_mask_BT, autocast=self.config.autocast)
+        loss_sum = -logprobs.sum()
+        (loss_sum / self.config.batch_tokens).backward()  # scaled, so that half-precision gradients stay in range
+        return float(loss_sum.detach()), float(len(logprobs))
 
     def _save(self) -> None:
         if self.checkpoints is None:

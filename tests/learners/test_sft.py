@@ -65,6 +65,21 @@ def test_it_learns_what_the_agent_did(tmp_path: Path, muon_learning_rate: float)
     assert sum(row["tokens"] for row in rows) == 3 * 3 * 400
 
 
+def test_micro_batches_change_the_passes_and_not_the_weights() -> None:
+    results, passes = [], []
+    for micro in (0, 40):
+        model = tiny_model()
+        lengths: list[int] = []
+        model.model.register_forward_hook(lambda _, __, output, seen=lengths: seen.append(output[0].shape[0]))
+        config = SFTConfig(**{**_fields(CONFIG), "micro_batch_tokens": micro, "epochs": 1, "autocast": "none"})
+        result = train_sft(model, demonstrations(40), config, seed=0)
+        results.append((parameters_of(model), result.loss))
+        passes.append(len(lengths))
+    assert passes[1] > 2 * passes[0]
+    assert results[1][1] == pytest.approx(results[0][1], rel=1e-4)
+    torch.testing.assert_close(results[1][0], results[0][0], rtol=1e-3, atol=1e-4)
+
+
 def test_context_tokens_are_never_learnt() -> None:
     """Changing what only the mask hides (the tokens after the last action) changes no weight."""
     spoilt = [

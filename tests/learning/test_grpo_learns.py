@@ -4,6 +4,7 @@ import random
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from palaestra.agents.evaluation import EvalOptions, evaluate_policy, summarise
@@ -16,6 +17,7 @@ from palaestra.envs.registration import make_vector_env
 from palaestra.learners.grpo import GRPOConfig, GRPOLearner, train_grpo
 from palaestra.learners.logprobs import sequence_kl
 from palaestra.learners.sft import SFTConfig, train_sft
+from palaestra.models.adapters import LoRAConfig, add_adapter
 from palaestra.models.chat import ChatFormat
 from palaestra.models.loading import ModelConfig, build_model
 from palaestra.models.tokenizers import train_tokenizer
@@ -46,14 +48,23 @@ def sft_policy() -> LLMPolicy:
     return LLMPolicy(model.eval(), tokenizer)
 
 
-def test_grpo_raises_held_out_success_and_keeps_the_kl_in_its_band() -> None:
+@pytest.mark.parametrize("rank", [0, 8])
+def test_grpo_raises_held_out_success_and_keeps_the_kl_in_its_band(rank: int) -> None:
+    """Trains all weights, or (`rank` above 0) an adapter, whose reference is the policy without it."""
     torch.set_num_threads(1)
     policy = sft_policy()
+    if rank:
+        add_adapter(policy.model, LoRAConfig(rank=rank), seed=0)
     options = EvalOptions(n=200, max_turn_tokens=16, max_context_tokens=96)
     before = summarise(evaluate_policy(policy, "Words-v0", options))
     assert 0.3 <= before.success <= 0.65
     config = GRPOConfig(
-        steps=25, groups_per_step=GROUPS, group_size=SIZE, learning_rate=1e-3, kl_target=3.0, loss_normaliser="constant"
+        steps=25,
+        groups_per_step=GROUPS,
+        group_size=SIZE,
+        learning_rate=1e-2 if rank else 1e-3,
+        kl_target=3.0,
+        loss_normaliser="constant",
     )
     learner = GRPOLearner(policy.model, config, seed=0)
     envs = make_vector_env("Words-v0", GROUPS * SIZE, workers=0, on_failure="info")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def train(
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A packaged recipe (quickstart, repair) or a TOML file.")
+        str, typer.Argument(metavar="RECIPE", help="A packaged recipe (quickstart, repair, qwen_lora) or a TOML file.")
     ],
     overrides: Annotated[
         list[str] | None,

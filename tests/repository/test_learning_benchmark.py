@@ -17,7 +17,7 @@ def test_the_quickstart_and_a_control_in_miniature(repository: Path, tmp_path: P
     script = repository / "benchmarks" / "learning.py"
     command = [sys.executable, script, "--json", figures, "--runs", tmp_path / "runs", "--seeds", "0"]
     result = subprocess.run(
-        [*command, "--only", "quickstart", "shuffled", "no_kl", "--with", *TINY],
+        [*command, "--only", "quickstart", "shuffled", "no_kl", "trace", "--with", *TINY],
         capture_output=True,
         text=True,
         check=False,
@@ -30,5 +30,9 @@ def test_the_quickstart_and_a_control_in_miniature(repository: Path, tmp_path: P
     assert targets["quickstart/0 sft sampled"]["met"] is True
     assert targets["quickstart/0 grpo sampled"] == {"target": ">= 0.85", "value": 0.0, "met": False}
     assert targets["shuffled/0 gain"]["met"] is True
+    assert targets["trace/0 gain"]["target"] == ">= 0.15"
+    assert targets["trace/0 seconds"]["met"] is True
+    assert report["results"]["trace/0"]["sft_by_level"].keys() == {"trace/1", "trace/2"}
     assert "SHORT  quickstart/0 grpo sampled" in result.stdout
-    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["no_kl_s0", "quickstart_s0", "shuffled_s0"]
+    folders = ["no_kl_s0", "quickstart_s0", "shuffled_s0", "trace_s0"]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == folders

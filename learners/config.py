@@ -88,7 +88,8 @@ class RolloutConfig:
     engine_model: str = ""
     """The server's name for the model; empty where it serves only one."""
     weight_sync: Literal["folder", "lora"] = "folder"
-    """What the server loads after each update, from the run folder: the whole model, or a LoRA model's adapter."""
+    """What the server loads after each update, from the run folder: the whole model, or GRPO's adapter for the server's
+    own model, which has to be the policy that GRPO starts from (`reference`)."""
     branching: BranchingConfig = field(default_factory=BranchingConfig)
     """Episodes that go on from the middle of others: `{share = 0.75, branches = 3, at = "uniform"}`."""
 
@@ -165,14 +166,21 @@ class Recipe:
         if "sft" not in self.stages and not self.reference:
             raise ConfigError("reference='': name the folder of an SFT policy when stages leaves 'sft' out")
         self._check_adapter()
-        if self.rollout.engine == "http" and self.processes > 1:
-            raise ConfigError(f"processes={self.processes}: must be 1 with rollout.engine='http'")
+        self._check_server()
         if self.grpo.groups_per_step % self.processes:
             raise ConfigError(
                 f"grpo.groups_per_step={self.grpo.groups_per_step}: must be a multiple of processes={self.processes}"
             )
-
         self._check_branching()
+
+    def _check_server(self) -> None:
+        if self.rollout.engine == "http" and self.processes > 1:
+            raise ConfigError(f"processes={self.processes}: must be 1 with rollout.engine='http'")
+        if self.rollout.weight_sync == "lora" and (not self.model.lora.rank or "sft" in self.stages):
+            raise ConfigError(
+                "rollout.weight_sync='lora': the server's own model is the reference, and adapters are all that it is "
+                "sent; set model.lora.rank and stages=['grpo'] (or weight_sync='folder')"
+            )
 
     def _check_adapter(self) -> None:
         rank, dtype = self.model.lora.rank, self.model.dtype

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..agents.llm import LLMPolicy
-from ..core.errors import ConfigError
+from ..models.adapters import has_adapter, merged_state
 from ..models.http_engine import HttpEngine, HttpEngineConfig, find_model
 from ..models.loading import save_model
 from .config import Recipe
@@ -41,26 +41,15 @@ def make_policy(
         return LLMPolicy(model, tokenizer)
 
     def save(target: Path) -> None:
-        if recipe.rollout.weight_sync == "lora":
-            save_adapter(model, target)
-        else:
+        if recipe.rollout.weight_sync == "folder":
+            save_model(model, tokenizer, target, merged_state(model) if has_adapter(model) else None)
+        elif has_adapter(model):  # before there is one, the server's own model is the policy
             save_model(model, tokenizer, target)
 
     def make_engine(rows: int, max_context: int) -> Engine:
         return HttpEngine(_config(recipe, folder), save, rows, max_context)
 
     return LLMPolicy(model, tokenizer, make_engine=make_engine)
-
-
-def save_adapter(model: PreTrainedModel, folder: Path) -> None:
-    """Writes the adapter of a LoRA model (`peft`), without the weights below it.
-
-    Raises:
-        ConfigError: The model has no adapter.
-    """
-    if not hasattr(model, "peft_config"):
-        raise ConfigError("rollout.weight_sync='lora': the model has no adapter; use weight_sync='folder'")
-    model.save_pretrained(str(folder))
 
 
 def _config(recipe: Recipe, folder: Path) -> HttpEngineConfig:

@@ -156,7 +156,7 @@ class HttpEngine:
         self.max_context = min(max_context, served.max_context or max_context)
         self._root, self._client = config.root, config.client(served.name)
         self._sync: WeightSync = (
-            AdapterSync(self._client, config.folder, save_weights)
+            AdapterSync(self._client, config.folder, save_weights, served.name)
             if config.weight_sync == "lora"
             else FolderSync(self._client, config.folder, save_weights, served.name)
         )

@@ -113,12 +113,15 @@ class FolderSync:
 
 
 class AdapterSync:
-    """A LoRA adapter, under a name that belongs to one version alone: older ones cannot answer by mistake."""
+    """A LoRA adapter, under a name that belongs to one version alone: older ones cannot answer by mistake.
+
+    Where `save` writes nothing there is no adapter yet, and the server's own model answers.
+    """
 
     is_versioned: ClassVar[bool] = True
 
-    def __init__(self, client: HttpClient, root: Path, save: Callable[[Path], object]) -> None:
-        self.model = ""
+    def __init__(self, client: HttpClient, root: Path, save: Callable[[Path], object], model: str) -> None:
+        self.model = self._base = model
         self.label: str | None = None
         self._client, self._folders = client, _Folders(root, save)
 
@@ -126,6 +129,8 @@ class AdapterSync:
         """See `WeightSync.send`."""
         folder = self._folders.write(version)
         self._unload()  # first, so that the server needs room for one adapter only
+        if not folder.is_dir():
+            return
         try:
             self._client.post("/v1/load_lora_adapter", {"lora_name": folder.name, "lora_path": str(folder)}, bytes)
         except Refused as error:
@@ -140,10 +145,10 @@ class AdapterSync:
         self._folders.keep(folder)
 
     def _unload(self) -> None:
-        if self.model:
+        if self.model != self._base:
             with contextlib.suppress(Refused, EnvironmentFailure):  # it is gone, or the server is new
                 self._client.post("/v1/unload_lora_adapter", {"lora_name": self.model}, bytes, tries=1)
-            self.model = ""
+            self.model = self._base
 
     def close(self) -> None:
         """See `WeightSync.close`."""

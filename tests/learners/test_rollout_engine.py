@@ -24,6 +24,8 @@ from palaestra.learners.collection import GroupCollector
 from palaestra.learners.config import Recipe, load_recipe
 from palaestra.learners.grpo import GRPOLearner, train_grpo
 from palaestra.learners.rollout_engine import check_engine, make_policy
+from palaestra.models.adapters import LoRAConfig, add_adapter
+from palaestra.models.engine import GenerationRequest
 from palaestra.models.loading import ModelConfig, build_model
 from palaestra.models.served_model import ServedModel
 from palaestra.models.server import ModelServer
@@ -124,6 +126,56 @@ def test_a_run_on_a_server_is_the_run_in_one_process(
     assert all(row["mismatch_k3"] < 1e-6 for row in rows), "what the server samples with are the learner's weights"
     versions = {turn.policy_version for step in there for e in step for t in e.trajectories for turn in t.turns}
     assert versions == {1, 2, 3}
+
+
+@pytest.mark.parametrize("sync", ["folder", "lora"])
+def test_an_adapter_is_trained_on_a_server_as_in_one_process(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, sync: str
+) -> None:
+    """With `lora` the server keeps the base that it has; with `folder` it gets merged weights."""
+
+    def adapted() -> PreTrainedModel:
+        made = model(tokenizer, 0)
+        add_adapter(made, LoRAConfig(rank=4, alpha=8.0), seed=1)
+        return made
+
+    served = ServedModel(
+        model(tokenizer, 0 if sync == "lora" else 5), tokenizer, name="tiny", folder="nowhere", rows=16, max_context=160
+    )
+    with ModelServer(served, host="127.0.0.1", port=0, weight_updates=True) as server:
+        chosen = recipe(
+            tmp_path, 'stages=["grpo"]', "reference=as-loaded", "model.lora.rank=4", "rollout.engine=http",
+            f"rollout.engine_url={server.url}", f"rollout.weight_sync={sync}", "grpo.learning_rate=3e-2",
+        )  # fmt: skip
+        policy = make_policy(chosen, folder=tmp_path, model=adapted(), tokenizer=tokenizer)
+        there, rows = trained(chosen, policy)
+        mine = adapted()
+        local = LLMPolicy(mine, tokenizer, make_engine=lambda rows, context: SeededEngine(mine, rows, context))
+        here, _ = trained(chosen, local)
+    assert [tokens(step) for step in there] == [tokens(step) for step in here]
+    assert all(row["mismatch_k3"] < 1e-6 for row in rows), "what the server samples with are the learner's weights"
+    assert distance(policy.model, adapted()) > 1e-3, "the adapter was trained"
+    assert rows[-1]["kl_seq"] > 1e-6, "and the server has seen it"
+
+
+def test_before_there_is_an_adapter_the_server_s_own_model_answers(
+    server: ModelServer, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    chosen = recipe(
+        tmp_path, 'stages=["grpo"]', "reference=as-loaded", "model.lora.rank=4", "rollout.engine=http",
+        f"rollout.engine_url={server.url}", "rollout.weight_sync=lora",
+    )  # fmt: skip
+    policy = make_policy(chosen, folder=tmp_path, model=model(tokenizer, 5), tokenizer=tokenizer)
+    engine = policy.engine(2, 64)
+    engine.update_weights(1)
+    request = GenerationRequest(
+        key=1, token_ids=[5, 6, 7], generator=np.random.default_rng(0), temperature=0.0, max_tokens=4,
+        end_ids=frozenset({2}),
+    )  # fmt: skip
+    (completion,) = engine.generate([request])
+    assert completion.finished != "failed"
+    assert engine._sync.model == "tiny"  # type: ignore[attr-defined]
+    policy.close()
 
 
 def test_a_lost_server_masks_episodes_and_a_restarted_one_gets_the_weights_again(
@@ -256,9 +308,5 @@ def test_a_server_is_looked_for_before_a_run_begins(
     check_engine(recipe(tmp_path, *http))
     with pytest.raises(ConfigError, match="has no model 'huge'; name one of: tiny"):
         check_engine(recipe(tmp_path, *http, "rollout.engine_model=huge"))
-    adapter = recipe(tmp_path, *http, "rollout.weight_sync=lora")
-    policy = make_policy(adapter, folder=tmp_path, model=model(tokenizer, 0), tokenizer=tokenizer)
-    with pytest.raises(ConfigError, match="the model has no adapter"):
-        policy.engine(2, 32).update_weights(1)
-    assert torch.equal(next(policy.model.parameters()), next(model(tokenizer, 0).parameters()))
-    policy.close()
+    with pytest.raises(ConfigError, match="set model.lora.rank and stages="):
+        recipe(tmp_path, *http, "rollout.weight_sync=lora")

@@ -324,7 +324,7 @@ def grpo_stage(context: RankContext, policy: LLMPolicy, resume: bool) -> Referen
     recipe, ranks, folder = context.recipe, context.ranks, context.folder
     if recipe.model.lora.rank:
         policy.close()  # its engine reads a model without an adapter
-        base = str(folder.sft.resolve()) if "sft" in recipe.stages else recipe.reference
+        base = str(folder.sft) if "sft" in recipe.stages else recipe.reference
         add_adapter(policy.model, recipe.model.lora, seed=derive_seed(recipe.seed, "adapter", "grpo"), base=base)
     if resume and folder.policy.is_dir():
         reference = Reference(policy.model)

@@ -67,7 +67,8 @@ def add_adapter(model: PreTrainedModel, config: LoRAConfig, *, seed: int, base: 
         model: A model without an adapter.
         config: Its sizes; the rank is at least 1.
         seed: Of the first weights; global random state is left alone.
-        base: Folder or hub id of the model, for `adapter_config.json`; empty = where it was loaded from.
+        base: Folder or hub id of the model, for `adapter_config.json`; empty = where it was loaded from. The path of
+            a folder is made absolute.
 
     Raises:
         ConfigError: `target_modules` names no layer of this model.
@@ -77,7 +78,7 @@ def add_adapter(model: PreTrainedModel, config: LoRAConfig, *, seed: int, base: 
 
     if has_adapter(model):
         raise ModelError("the model has an adapter already; merge it first")
-    names = config.target_modules
+    names, base = config.target_modules, base or model.name_or_path
     lora = LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,  # pyright: ignore[reportArgumentType]
@@ -85,7 +86,7 @@ def add_adapter(model: PreTrainedModel, config: LoRAConfig, *, seed: int, base: 
         target_modules=names if isinstance(names, str) else list(names),
         use_rslora=config.rslora,
         task_type="CAUSAL_LM",
-        base_model_name_or_path=base or model.name_or_path or None,
+        base_model_name_or_path=(str(Path(base).resolve()) if base and Path(base).is_dir() else base) or None,
     )
     try:
         with torch.random.fork_rng(devices=[]):  # peft draws on the CPU, then moves

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..core.errors import ConfigError, ModelError, StorageError, did_you_mean
-from .adapters import CONFIG_FILE, LoRAConfig, base_of_adapter, has_adapter, read_adapter, write_adapter
+from .adapters import CONFIG_FILE, LoRAConfig, base_of_adapter, has_adapter, merge_adapter, read_adapter, write_adapter
 
 if TYPE_CHECKING:
     import torch
@@ -144,22 +144,36 @@ def load_model(
         raise ModelError(f"dtype={dtype!r}{did_you_mean(dtype, DTYPES)}")
     target = resolve_device(device)
     name = _checked_name(str(folder_or_hub_id))
-    adapter = Path(name) if _is_adapter(Path(name)) else None
-    base = _checked_name(base_of_adapter(adapter)) if adapter else name
+    if _is_adapter(Path(name)):
+        return _load_adapted(Path(name), dtype, device, attention)
     with _one_line_errors(name), _no_progress_bars():
-        has_tokenizer = adapter is None or (adapter / "tokenizer_config.json").is_file()
-        tokenizer = AutoTokenizer.from_pretrained(name if has_tokenizer else base)
+        tokenizer = AutoTokenizer.from_pretrained(name)
         check_tokenizer(tokenizer, name)
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            base, dtype="auto" if dtype == "auto" else getattr(torch, dtype), attn_implementation=attention
+            name, dtype="auto" if dtype == "auto" else getattr(torch, dtype), attn_implementation=attention
         )
-        if adapter:
-            read_adapter(model, adapter)
     embeddings: Any = model.get_input_embeddings()
     embedded = embeddings.weight.shape[0]
     if len(tokenizer) > embedded:
         raise ModelError(f"{name}: the tokenizer has {len(tokenizer)} tokens, the model embeds {embedded}")
     model.to(target)  # pyright: ignore[reportArgumentType]
+    return model, tokenizer
+
+
+def _load_adapted(
+    folder: Path, dtype: str, device: str, attention: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The base of an adapter with the adapter in it; a base that is an adapter's folder itself is merged."""
+    from transformers import AutoTokenizer
+
+    model, tokenizer = load_model(base_of_adapter(folder), dtype, device, attention)
+    if has_adapter(model):
+        merge_adapter(model)
+    with _one_line_errors(str(folder)):
+        if (folder / "tokenizer_config.json").is_file():
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            check_tokenizer(tokenizer, str(folder))
+        read_adapter(model, folder)
     return model, tokenizer
 
 

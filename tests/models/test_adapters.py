@@ -272,6 +272,23 @@ def test_peft_reads_what_we_write_and_we_read_what_peft_writes(
     assert tokenizer.eos_token == compact_tokenizer.eos_token
 
 
+def test_an_adapter_of_an_adapter_loads_with_both(
+    tiny_model: Make, compact_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a run leaves it whose `reference` is another run's policy."""
+    saved(tiny_model, compact_tokenizer, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    model, tokenizer = load_model("policy")
+    merge_adapter(model)
+    add_adapter(model, CONFIG, seed=9, base="policy")
+    with torch.no_grad():
+        for value in trained_state(model).values():
+            value.add_(0.05)
+    save_model(model, tokenizer, tmp_path / "second")
+    monkeypatch.chdir("/")
+    assert torch.equal(logits(load_model(tmp_path / "second")[0]), logits(model))
+
+
 def test_a_moved_run_finds_its_base(
     tiny_model: Make, compact_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:

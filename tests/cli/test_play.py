@@ -81,7 +81,7 @@ def test_what_was_played_is_saved_with_where_and_can_be_added_to(play: Any, pala
     origin = origin_of(read_about(path, "episodes"))
     assert origin is not None
     assert origin.env_id == "CodeSandbox-v0"
-    assert origin.keywords == {"split": "train", "prompt_style": "compact"}
+    assert origin.keywords == {"split": "train", "families": ["compose"], "prompt_style": "compact"}
     assert palaestra("replay", path, "--all").stdout.endswith("2 of 2 equal, 0 differ\n")
 
 
@@ -100,6 +100,12 @@ def test_agents_can_be_watched(play: Any, tmp_path: Path) -> None:
     assert "    x = x[2:]" in result.stdout
     assert "success, reward 1 (submitted)" in result.stdout
     assert next(load_episodes(path)).info == {"expert": "careful"}
+
+
+def test_a_task_id_names_its_family(play: Any) -> None:
+    result = play("quit\n", "CodeSandbox-v0", "--task-id", "repair:heldout:2:5")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("repair:heldout:2:5, seed ")
 
 
 def test_commands_and_the_end_of_the_input(play: Any) -> None:

@@ -76,6 +76,7 @@ def play(
     if agent and model:
         raise ConfigError("give at most one of --agent and --model")
     env_id = options.environment_id(env_id)
+    family = family or task_id.rpartition(":")[0].partition(":")[0]  # of compose:train:2:17, say
     origin = _origin(env_id, model, split, family, level, env or [])
     saver = _open(save, origin) if save else None  # what is wrong with the file shows before somebody plays
     with make_env(env_id, **origin.keywords, on_failure="raise") as environment:

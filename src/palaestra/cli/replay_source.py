@@ -43,7 +43,9 @@ class FoundEpisodes:
             ConfigError: It is not known.
         """
         if env_id and (self.origin is None or env_id != self.origin.env_id):
-            return EpisodeOrigin(env_id=env_id, keywords=keywords)
+            families = list(dict.fromkeys(one.episode.family for one in self.episodes if one.episode.family))
+            known = {"families": families} if families and "tasks" not in keywords else {}
+            return EpisodeOrigin(env_id=env_id, keywords={**known, **keywords})
         if self.origin is None:
             raise ConfigError(f"{self.path} does not name its environment: add --env-id and --env KEY=VALUE")
         return EpisodeOrigin(env_id=self.origin.env_id, keywords={**self.origin.keywords, **keywords})

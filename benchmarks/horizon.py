@@ -39,7 +39,7 @@ ARMS: dict[str, list[str]] = {
     "both": ["grpo.advantage=gigpo", "env.keywords.shaping={weight = 0.5}"],
     "branching": ["grpo.advantage=tree", "rollout.branching={share = 0.75, branches = 3}"],
 }
-TOKENS, QUICK_TOKENS = 800_000, 15_000
+TOKENS, QUICK_TOKENS = 500_000, 15_000
 QUICK = ["demos.n=1000", "evaluation.n=40", "env.max_turns=8", "grpo.groups_per_step=4"]
 
 
@@ -111,7 +111,7 @@ def train(plan: Plan, name: str, seed: int) -> Figures:
                 print(_line(name, seed, tokens, rows[-1]), file=sys.stderr, flush=True)
     seconds, cpu_seconds = time.monotonic() - began, time.process_time()
     kept = ("success", "mean_turns", "tokens", "kl_seq", "entropy", "zero_variance_share", "failures", "seconds")
-    curve = [{key: row[key] for key in kept} for row in rows]
+    curve = [{key: row[key] for key in (*kept, "forked_share", "shared_anchors") if key in row} for row in rows]
     effort = {"tokens": tokens, "steps": len(rows), "seconds": seconds, "cpu_seconds": cpu_seconds}
     return success(plan, recipe, policy) | effort | {"curve": curve}
 

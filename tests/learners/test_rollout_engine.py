@@ -308,5 +308,5 @@ def test_a_server_is_looked_for_before_a_run_begins(
     check_engine(recipe(tmp_path, *http))
     with pytest.raises(ConfigError, match="has no model 'huge'; name one of: tiny"):
         check_engine(recipe(tmp_path, *http, "rollout.engine_model=huge"))
-    with pytest.raises(ConfigError, match="set model.lora.rank and stages="):
+    with pytest.raises(ConfigError, match=r"set model\.lora\.rank and stages="):
         recipe(tmp_path, *http, "rollout.weight_sync=lora")

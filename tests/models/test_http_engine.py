@@ -259,7 +259,9 @@ def test_a_server_that_takes_no_weights_is_told_apart(
 ) -> None:
     with ModelServer(server.served, host="127.0.0.1", port=0, api_key=KEY) as plain:
         plain.served = _Kept()  # pyright: ignore[reportAttributeAccessIssue]
-        engine = HttpEngine(configured(plain, tmp_path, weight_sync=sync), lambda folder: folder.mkdir(parents=True), 1, 10)
+        engine = HttpEngine(
+            configured(plain, tmp_path, weight_sync=sync), lambda folder: folder.mkdir(parents=True), 1, 10
+        )
         with pytest.raises(ConfigError, match=said):
             engine.update_weights(0)
         engine.close()

@@ -39,7 +39,7 @@ def serve(
     palaestra serve --model runs/quickstart/policy --port 8000
     palaestra eval CodeSandbox-v0 --base-url http://127.0.0.1:8000/v1 --model policy
 
-    palaestra serve --model runs/quickstart/sft --weight-updates     # for a training run elsewhere on this machine:
+    palaestra serve --model runs/quickstart/sft --weight-updates     # to be trained:
     palaestra train mine.toml rollout.engine=http rollout.engine_url=http://127.0.0.1:8000
     ```
 

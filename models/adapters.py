@@ -78,7 +78,7 @@ def add_adapter(model: PreTrainedModel, config: LoRAConfig, *, seed: int, base: 
 
     if has_adapter(model):
         raise ModelError("the model has an adapter already; merge it first")
-    names, base = config.target_modules, base or model.name_or_path
+    names, base = config.target_modules, base or model.name_or_path or ""
     lora = LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,  # pyright: ignore[reportArgumentType]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import multiprocessing as mp
 import os
+import pickle
 import signal
 import sys
 import tempfile
@@ -269,7 +270,7 @@ class _Launcher:
         for pipe in connection.wait(list(by_pipe), timeout=timeout_s):
             rank = by_pipe[pipe]  # type: ignore[index]
             try:
-                when, error, result = self._pipes[rank].recv()
+                when, error, result = pickle.loads(self._pipes[rank].recv_bytes())
             except (EOFError, OSError):
                 self._ranks[rank].join()
                 # a killed rank makes its peers fail: it comes first whenever it is noticed
@@ -321,7 +322,8 @@ def _rank_main(
         failure.add_note(traceback.format_exc())
         report = (time.monotonic(), failure, None)
     try:
-        pipe.send(report)
+        # by value: torch has pipes carry tensors as descriptors, which the parent would ask of a rank that has ended
+        pipe.send_bytes(pickle.dumps(report))
     finally:
         pipe.close()
         if dist.is_initialized() and report[1] is None:

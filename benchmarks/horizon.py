@@ -39,7 +39,7 @@ ARMS: dict[str, list[str]] = {
     "both": ["grpo.advantage=gigpo", "env.keywords.shaping={weight = 0.5}"],
     "branching": ["grpo.advantage=tree", "rollout.branching={share = 0.75, branches = 3}"],
 }
-TOKENS, QUICK_TOKENS = 500_000, 15_000
+TOKENS, QUICK_TOKENS = 400_000, 15_000
 QUICK = ["demos.n=1000", "evaluation.n=40", "env.max_turns=8", "grpo.groups_per_step=4"]
 
 

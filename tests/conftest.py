@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 import time
 import uuid
@@ -14,6 +15,8 @@ from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch or numpy is first imported
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # run in the background; children would inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("palaestra", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("palaestra")
 

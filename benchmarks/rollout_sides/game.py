@@ -130,6 +130,6 @@ def trl_factory(tool_s: float, asynchronous: bool) -> type:
             return answered(self, code)
 
     guess.__doc__ = CodebreakerEnv.guess.__doc__
-    guess.__annotations__ = {"code": str, "return": str}
+    guess.__annotations__ = {"code": str}  # without "return", which would be in the schema
     Codebreaker.guess = guess  # type: ignore[attr-defined]
     return Codebreaker

@@ -28,6 +28,9 @@ Schedule = Literal["refill", "fixed"]
 Progress = Callable[[int, int], None]
 ATTEMPTS = 2
 """How often an episode is tried before its failure is recorded."""
+LINGER_S = 0.005
+"""How long an idle engine waits for more outcomes after the first: a turn that is decoded alone costs as many steps as
+one that is decoded with all others."""
 
 
 @dataclass(slots=True)
@@ -200,8 +203,10 @@ class Collector:
                 outcomes += self._envs.recv(self._unanswered - len(outcomes))
         elif self._requested:  # the engine has work meanwhile
             outcomes = self._envs.recv(1, 0.0)
-        else:
+        else:  # those that follow at once belong into one batch with the first
             outcomes = self._envs.recv(1)
+            if len(outcomes) < self._unanswered:
+                outcomes += self._envs.recv(self._unanswered - len(outcomes), LINGER_S)
         self._unanswered -= len(outcomes)
         outcomes = sorted(outcomes, key=lambda outcome: outcome.id)
         self._charge([outcome.id for outcome in outcomes], started)

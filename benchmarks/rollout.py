@@ -1,6 +1,6 @@
 """Multi-turn rollouts and whole GRPO steps beside TRL's `GRPOTrainer`, measured side by side.
 
-    python benchmarks/rollout.py [--json FILE] [--rounds 5] [--threads 1] [--quick]
+    python benchmarks/rollout.py [--json FILE] [--rounds 5] [--threads 1] [--cases NAME ...] [--quick]
 
 Both sides load one small Qwen3 model (TRL's own chat template, taught to write valid calls) and play one game: the same
 prompts, tools and answers, 4 groups of 8 episodes, KL to a reference policy, an update after each collection. Sides
@@ -168,13 +168,13 @@ def ratio(case: Mapping[str, Sequence[Answer]], figure: Callable[[Answer], float
 
 
 def in_the_running(case: Mapping[str, Sequence[Answer]]) -> list[str]:
-    """TRL's configurations that came near its fastest one, in rollouts or in whole steps: the others are left behind."""
+    """TRL's configurations that came near its fastest one, in rollouts or in whole steps; all of them if none ran."""
     found: list[str] = []
     for figure in (rollout_us, step_us):
         theirs = {side: median(answers, figure) for side, answers in case.items() if side != OURS}
         best = min(theirs.values(), default=0.0)
         found += [side for side, value in theirs.items() if value <= IN_THE_RUNNING * best]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(found)) or [f"trl {name}" for name in TRL]
 
 
 def judged(sign: str, bound: float, value: float | None, reason: str = "not measured") -> Figures:
@@ -219,12 +219,14 @@ def run(options: argparse.Namespace, folder: Path) -> tuple[Comparison, dict[str
     orders: dict[str, Order] = {}
 
     def case(name: str, sides: Sequence[str], order: Order, count: int = rounds) -> None:
+        if options.cases and not name.startswith(tuple(options.cases)):
+            return
         orders[name] = order
         comparison.rounds(name, sides, order, count)
 
     try:
         case("3 turns", [OURS, *trl], Order(turns=3))
-        case("8 turns", [OURS, *in_the_running(comparison.turns["3 turns"])], Order(turns=8))
+        case("8 turns", [OURS, *in_the_running(comparison.turns.get("3 turns", {}))], Order(turns=8))
         case("slow tools", [OURS, "trl fp32", "trl async tools"], Order(turns=3, tool_s=TOOL_S), min(rounds, 2))
         for turns in FLAT_TURNS:
             case(f"flat, {turns} turns", [OURS], Order(turns=turns))
@@ -257,6 +259,7 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=128, help="width of the model, a multiple of 64")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--model", type=Path, help="keep the prepared model here, and take it if it is there")
+    parser.add_argument("--cases", nargs="+", default=[], metavar="NAME", help="only these, such as '8 turns' or flat")
     parser.add_argument("--quick", action="store_true", help="one round, to try the script")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     options = parser.parse_args()

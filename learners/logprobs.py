@@ -97,7 +97,8 @@ def _scores(
         else:
             hidden_BTH = head.decoder(input_ids=input_ids_BT, use_cache=False).last_hidden_state
             hidden_NH = hidden_BTH[:, :-1][action_mask_BT[:, 1:]]
-        if head.is_frozen_matrix and len(hidden_NH) * head.vocab_size > min(max_logits, TILE_LOGITS):
+        too_many = len(hidden_NH) * head.vocab_size > min(max_logits, TILE_LOGITS)
+        if too_many and head.is_frozen_matrix and score is _token_logprobs:  # tiles know no entropies
             weight, bias = head.linear.weight, head.linear.bias
             return tiled_logprobs(hidden_NH, weight, bias, targets_N, temperature / head.scale)
         rows = max(1, max_logits // head.vocab_size)

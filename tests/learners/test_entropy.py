@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_grpo import gradient_of, groups_for, step_of
 from test_losses import example, loss_of
-from tiny_runs import CONFIG, VOCABULARY, episode, random_segment, tiny_model
+from tiny_runs import CONFIG, VOCABULARY, adapted_model, episode, random_segment, tiny_model
 
 from palaestra.core.seeding import generator
 from palaestra.core.trajectories import Group, SegmentBuilder
@@ -48,6 +48,20 @@ def test_values_and_gradients_equal_the_loop(temperature: float, max_logits: int
     (entropies_N * weights_N).sum().backward()
     (expected_N * weights_N).sum().backward()
     torch.testing.assert_close(gradient_of(fast), gradient_of(slow), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("max_logits", [1, 100])
+def test_a_frozen_head_gives_entropies_too(max_logits: int) -> None:
+    """With an adapter, log-probabilities alone go through `tiled_logprobs`, which knows no entropies."""
+    model, tokens = adapted_model(), batch()
+    logprobs_N, entropies_N = action_logprobs_and_entropies(
+        model, tokens.input_ids_BT, tokens.action_mask_BT, max_logits=max_logits
+    )
+    alone_N = action_logprobs(model, tokens.input_ids_BT, tokens.action_mask_BT, max_logits=max_logits)
+    torch.testing.assert_close(logprobs_N, alone_N, rtol=0, atol=1e-5)
+    torch.testing.assert_close(entropies_N, slow_entropies(model, tokens, 1.0), rtol=1e-5, atol=1e-5)
+    entropies_N.sum().backward()
+    assert any(p.grad is not None and bool(p.grad.any()) for p in model.parameters())
 
 
 def test_numbers_by_hand() -> None:

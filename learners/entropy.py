@@ -13,6 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
+from .steering import steered
+
 
 def entropies(logprobs_NV: Tensor) -> Tensor:
     """H_n = -sum_v p_v log p_v (nats) for each row of log-probabilities, with its gradient.
@@ -67,8 +69,7 @@ class EntropyController:
         """Takes the newest mean entropy per token (nats), gives the bonus to use next; NaN changes nothing."""
         if self.target is None or math.isnan(entropy):
             return self.bonus
-        change = max(-self.limit, min(self.limit, self.gain * (1 - entropy / self.target)))
-        self.coefficient = max(self.minimum, min(self.maximum, self.coefficient * math.exp(change)))
+        self.coefficient = steered(self.coefficient, 1 - entropy / self.target, self)
         self._rests = entropy > self.target
         return self.bonus
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from .steering import steered
+
 MAX_LOG_RATIO = 20.0
 """Log-ratios are cut here, on the upper side only, before `exp`: e^20 is as good as infinite, e^-50 is harmless."""
 
@@ -86,8 +88,7 @@ class KLController:
             return self.beta
         old = kl_seq if self._average is None else self._average
         self._average = self.smoothing * old + (1 - self.smoothing) * kl_seq
-        change = max(-self.limit, min(self.limit, self.gain * (self._average / self.target - 1)))
-        self.beta = max(self.minimum, min(self.maximum, self.beta * math.exp(change)))
+        self.beta = steered(self.beta, self._average / self.target - 1, self)
         return self.beta
 
     def state_dict(self) -> dict[str, float | None]:

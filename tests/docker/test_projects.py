@@ -4,26 +4,12 @@ from typing import Any
 
 import gymnasium as gym
 import pytest
+from played import episode
 
-from palaestra.agents.scripted import scripted_agent
 from palaestra.sandboxes import Limits
 
 pytestmark = pytest.mark.docker
 EPISODES = {"oracle": 40, "careful": 20, "reviewer": 10}
-
-
-def episode(env: Any, agent_name: str, seed: int) -> list[object]:
-    """All that an episode gave to who ran it."""
-    observation, info = env.reset(seed=seed)
-    said: list[object] = [observation, info]
-    agent = scripted_agent(agent_name, info["family"], env)
-    agent.reset(observation, info, seed)
-    done = False
-    while not done:
-        observation, reward, terminated, truncated, info = env.step(agent.act(observation, info))
-        said.append((observation, reward, terminated, truncated, info))
-        done = terminated or truncated
-    return said
 
 
 @pytest.fixture

@@ -135,6 +135,10 @@ class CachedDecoder:
                 if states is not None:
                     states[to_rows, :, : length + 1] = states[from_rows, :, : length + 1]
 
+    def share_prompt(self, source: int, targets: IntArray, length: int) -> None:
+        """See `Decoder.share_prompt`."""
+        self.copy_rows(np.full_like(targets, source), targets, length)
+
     def refresh(self) -> None:
         """The forward reads the model's own weights."""
 

@@ -39,8 +39,12 @@ class Decoder(Protocol):
         """Copies what the source rows hold for the first `length` positions; the two sets of rows are disjoint."""
         ...
 
+    def share_prompt(self, source: int, targets: IntArray, length: int) -> None:
+        """Lets target rows begin with all that a source row holds, its first `length` positions."""
+        ...
+
     def refresh(self) -> None:
-        """Takes over the model's weights after they changed."""
+        """Takes over the model's weights after they changed; what rows hold is void."""
         ...
 
 
@@ -69,6 +73,10 @@ class RecomputeDecoder:
     def copy_rows(self, sources: IntArray, targets: IntArray, length: int) -> None:
         """See `Decoder.copy_rows`."""
         self._tokens_RT[torch.from_numpy(targets), :length] = self._tokens_RT[torch.from_numpy(sources), :length]
+
+    def share_prompt(self, source: int, targets: IntArray, length: int) -> None:
+        """See `Decoder.share_prompt`."""
+        self.copy_rows(np.full_like(targets, source), targets, length)
 
     def refresh(self) -> None:
         """Nothing is kept that depends on weights."""

@@ -1,8 +1,8 @@
 """Generation for many conversations at once, with keys and values kept across turns.
 
 A conversation (`key`) owns a cache row from its first request to its release, so that each token is prefilled once.
-Equal first prompts are prefilled once and copied. Rows whose turn has ended wait until a useful share of the rows does;
-then they are answered together, and what follows is prefilled in one chunk. Freed rows are compacted away.
+Equal first prompts are prefilled once, and shared or copied. Rows whose turn has ended wait until a useful share of the
+rows does; then they are answered together, and what follows is prefilled in one chunk. Freed rows are compacted away.
 
 Not here: what requests say (`chat`), who asks (`agents.rollout`), serving over a network (`server`), or sampling from a
 server (`http_engine`).
@@ -279,7 +279,7 @@ class LocalEngine:
         return [done[request.key] for request in requests]
 
     def _prefill(self, rows: IntArray) -> list[Completion]:
-        """Feeds what waiting rows have not in the cache; rows with equal whole prompts are fed once and copied."""
+        """Feeds what waiting rows have not in the cache; of rows with equal whole prompts one is fed."""
         table = self._table
         first_of: dict[bytes, int] = {}
         copies: dict[int, list[int]] = {}
@@ -296,13 +296,12 @@ class LocalEngine:
         self.stats.prefilled_tokens += sum(map(len, chunks))
         self.stats.prefills += 1
         if copies:
-            sources = np.array([first for first, same in copies.items() for _ in same])
-            targets = np.array([row for same in copies.values() for row in same])
-            self._decoder.copy_rows(sources, targets, int(table.length_R[sources].max()))
+            for first, same in copies.items():
+                self._decoder.share_prompt(first, np.array(same), int(table.length_R[first]))
             place = {row: i for i, row in enumerate(fed.tolist())}
-            origin = np.array([*range(len(fed)), *(place[row] for row in sources.tolist())])
+            origin = np.array([*range(len(fed)), *(place[first] for first, same in copies.items() for _ in same)])
             logits = logits[torch.from_numpy(origin).to(logits.device)]
-            fed = np.concatenate([fed, targets])
+            fed = np.concatenate([fed, *map(np.array, copies.values())])
         table.cached_R[fed] = table.length_R[fed]
         table.state_R[fed] = ACTIVE
         return self._advance(fed, logits)

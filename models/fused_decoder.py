@@ -3,11 +3,13 @@
 Shape: RMSNorm, rotary positions, grouped-query attention (with or without q/k norms and biases), SwiGLU: Llama, Qwen2
 and Qwen3. What makes it fast on small models: few operations per token (joined projections, norm weights folded into
 them), no padding in the matrix products of a chunk, only the last token of a chunk in the last layer, keys stored
-transposed. Low-rank adapters are part of the weights that it multiplies with. What it leaves out: sliding windows,
-mixtures of experts, other adapters, quantised weights; `fits` sends those to the model's own forward.
+transposed, a prompt that rows share read once for all of them (`prefix_cache`). Low-rank adapters are part of the
+weights that it multiplies with. What it leaves out: sliding windows, mixtures of experts, other adapters, quantised
+weights; `fits` sends those to the model's own forward.
 
-Legend: R cache rows, B rows of a call, N tokens of a call, T tokens of the longest chunk, S positions in use, H query
-heads, K key heads, G = H/K, D head size, C hidden size, V vocabulary.
+Legend: R cache rows, B rows of a call, N tokens of a call, T tokens of the longest chunk, S slots in use (a row's
+positions after the prompt that it shares), H query heads, K key heads, G = H/K, D head size, C hidden size, V
+vocabulary.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from torch.nn.functional import pad, silu
 from .adapters import linear_parts
 from .decoders import IntArray
 from .fused_weights import FusedLayer, FusedWeights
+from .prefix_cache import SHORTEST, UNSEEN, PrefixCache, PrefixPlan, softmax
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,8 +35,6 @@ _FIRST_SLOTS = 256
 """Positions that the cache has at first; it doubles when a conversation outgrows it."""
 _ODD_STRIDE = 8
 """Added to the cache's length: rows a power of two apart would share cache sets."""
-_UNSEEN = 1e30
-"""Taken off a score for every position that lies after the query: its weight becomes exactly 0."""
 
 
 def fits(model: PreTrainedModel, max_context: int) -> bool:
@@ -78,6 +79,7 @@ class FusedDecoder:
         layers = range(config.num_hidden_layers)
         self._keys_RKDS = [empty.new_zeros(*shape, self._head_size, self._slots) for _ in layers]
         self._values_RKSD = [empty.new_zeros(*shape, self._slots, self._head_size) for _ in layers]
+        self._prefixes = PrefixCache(rows, config.num_hidden_layers, empty)
         self._positions_S = torch.arange(max_context, device=model.device)
         self._row_numbers = torch.arange(rows, device=model.device)
         self._rotary_SxD = self._rotary_table()
@@ -104,101 +106,123 @@ class FusedDecoder:
     def refresh(self) -> None:
         """See `Decoder.refresh`."""
         self._weights = FusedWeights(self._model)
+        self._prefixes.clear()
 
     def copy_rows(self, sources: IntArray, targets: IntArray, length: int) -> None:
         """See `Decoder.copy_rows`."""
+        slots = max(0, length - int(self._prefixes.offsets(sources).min(initial=length)))
         from_rows, to_rows = self._to_device(sources), self._to_device(targets)
         for keys_RKDS, values_RKSD in zip(self._keys_RKDS, self._values_RKSD, strict=True):
-            keys_RKDS[to_rows, :, :, :length] = keys_RKDS[from_rows, :, :, :length]
-            values_RKSD[to_rows, :, :length] = values_RKSD[from_rows, :, :length]
+            keys_RKDS[to_rows, :, :, :slots] = keys_RKDS[from_rows, :, :, :slots]
+            values_RKSD[to_rows, :, :slots] = values_RKSD[from_rows, :, :slots]
+        self._prefixes.move(sources, targets)
+
+    def share_prompt(self, source: int, targets: IntArray, length: int) -> None:
+        """See `Decoder.share_prompt`."""
+        rows = np.array([source, *targets])
+        if length < SHORTEST or self._prefixes.offsets(rows[:1])[0]:
+            self.copy_rows(np.full_like(targets, source), targets, length)
+            return
+        keys = [keys_RKDS[source, :, :, :length] for keys_RKDS in self._keys_RKDS]
+        values = [values_RKSD[source, :, :length] for values_RKSD in self._values_RKSD]
+        self._prefixes.add(rows, keys, values)
 
     # -- one token per row ----------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def decode(self, tokens_B: IntArray, positions_B: IntArray) -> torch.Tensor:
         """See `Decoder.decode`."""
-        count, length = len(tokens_B), int(positions_B.max()) + 1
+        count = len(tokens_B)
+        # rows that are free stand at position 0, whatever they began with
+        slots_B = np.maximum(positions_B - self._prefixes.offsets(np.arange(count)), 0)
+        length = int(slots_B.max()) + 1
         self._reserve(length)
-        at_B, rows_B = self._to_device(positions_B), self._row_numbers[:count]
-        rotary_BxD = self._rotary_SxD.index_select(0, at_B)
-        bias_B1S = self._bias(at_B, length)[:, None]
+        plan = self._prefixes.leading_plan(count)
+        at_B, rows_B = self._to_device(slots_B), self._row_numbers[:count]
+        rotary_BxD = self._rotary_SxD.index_select(0, self._to_device(positions_B))
+        bias_B1S = self._bias(at_B[:, None], length)
         x_BC = self._weights.embedding.index_select(0, self._to_device(tokens_B))
-        for layer, keys_RKDS, values_RKSD in zip(self._weights.layers, self._keys_RKDS, self._values_RKSD, strict=True):
+        for index, layer in enumerate(self._weights.layers):
             query_BHD, key_BKD, value_BKD = self._qkv(layer, x_BC, rotary_BxD)
-            keys_RKDS[rows_B, :, :, at_B] = key_BKD
-            values_RKSD[rows_B, :, at_B] = value_BKD
-            keys, values = keys_RKDS[:count, :, :, :length], values_RKSD[:count, :, :length]
-            x_BC = self._finish(layer, x_BC, self._attend_one(query_BHD, keys, values, bias_B1S))
+            self._keys_RKDS[index][rows_B, :, :, at_B] = key_BKD
+            self._values_RKSD[index][rows_B, :, at_B] = value_BKD
+            cache = self._read(index, slice(count), length)
+            x_BC = self._finish(layer, x_BC, self._attend(query_BHD[:, None], cache, bias_B1S, plan, index))
         return self._weights.logits(x_BC)
 
-    def _attend_one(
-        self, query_BHD: torch.Tensor, keys_BKDS: torch.Tensor, values_BKSD: torch.Tensor, bias_B1S: torch.Tensor
-    ) -> torch.Tensor:
-        """Attention of one query per row, as two batched products: faster than any fused kernel for a single query."""
-        count, heads, size = query_BHD.shape
-        query = query_BHD.reshape(count * self._key_heads, self._groups, size)
-        scores = torch.bmm(query, keys_BKDS.flatten(0, 1))
-        weights = _softmax(scores.view(count, heads, -1).add_(bias_B1S))
-        return torch.bmm(weights.view_as(scores), values_BKSD.flatten(0, 1)).view(count, heads * size)
+    def _read(self, layer: int, rows: slice | torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys BKDS and values BKSD of rows' first slots; a slice of rows is not copied."""
+        return self._keys_RKDS[layer][:, :, :, :length][rows], self._values_RKSD[layer][:, :, :length][rows]
 
-    def _bias(self, positions: torch.Tensor, length: int) -> torch.Tensor:
-        """0 for positions up to the given ones, very negative after them; one more dimension, S."""
-        distance = (positions[..., None] - self._positions_S[:length]).clamp_(max=0)
-        return distance.to(torch.float32).mul_(_UNSEEN).to(self._rotary_SxD.dtype)
+    def _attend(
+        self,
+        query_BTHD: torch.Tensor,
+        cache: tuple[torch.Tensor, torch.Tensor],
+        bias_BTS: torch.Tensor,
+        plan: PrefixPlan | None,
+        layer: int,
+    ) -> torch.Tensor:
+        """Attention as batched products, (BT)C: faster than any fused kernel for a single query."""
+        count, tokens, heads, size = query_BTHD.shape
+        grouped = query_BTHD.view(count, tokens, self._key_heads, self._groups, size).permute(0, 2, 3, 1, 4)
+        query_BKMD = grouped.reshape(count, self._key_heads, self._groups * tokens, size)
+        prefix = self._prefixes.keys_PKDL[layer], self._prefixes.values_PKLD[layer]
+        if plan is not None and tokens > 1:
+            mixed = plan.attend_many(query_BKMD, cache, bias_BTS, *prefix)
+        else:
+            keys, values = (states.flatten(0, 1) for states in cache)
+            scores = torch.bmm(query_BKMD.flatten(0, 1), keys)
+            scores = scores.view(count, heads, tokens, -1).add_(bias_BTS[:, None]).view(*query_BKMD.shape[:3], -1)
+            if plan is None:
+                mixed = torch.bmm(softmax(scores).flatten(0, 1), values)
+            else:
+                shared_BKMD, own = plan.attend(query_BKMD, scores, *prefix)
+                mixed = torch.bmm(own.flatten(0, 1), values).add_(shared_BKMD.flatten(0, 1))
+        return mixed.view(count, heads, tokens, size).transpose(1, 2).reshape(count * tokens, heads * size)
+
+    def _bias(self, slots: torch.Tensor, length: int) -> torch.Tensor:
+        """0 for slots up to the given ones, very negative after them; one more dimension, S."""
+        distance = (slots[..., None] - self._positions_S[:length]).clamp_(max=0)
+        return distance.to(torch.float32).mul_(-UNSEEN).to(self._rotary_SxD.dtype)
 
     # -- chunks ---------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def prefill(self, rows: IntArray, starts: IntArray, chunks: list[IntArray]) -> torch.Tensor:
         """See `Decoder.prefill`. All chunks' tokens stand in one line (N); only attention sees padded rows."""
+        self._prefixes.leave(rows[starts == 0])
         lengths = np.array([len(chunk) for chunk in chunks])
         chunk_N = np.repeat(np.arange(len(chunks)), lengths)
         column_N = np.arange(len(chunk_N)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        position_N = column_N + starts[chunk_N]
-        length, longest = int(position_N.max()) + 1, int(lengths.max())
+        first_B = starts - self._prefixes.offsets(rows)
+        slot_N = column_N + first_B[chunk_N]
+        length, longest = int(slot_N.max()) + 1, int(lengths.max())
         self._reserve(length)
-        rows_B, starts_B = self._to_device(rows), self._to_device(starts)
-        row_N, at_N = self._to_device(rows[chunk_N]), self._to_device(position_N)
+        plan = self._prefixes.plan(rows)
+        row_N, at_N = self._to_device(rows[chunk_N]), self._to_device(slot_N)
         padded_N = self._to_device(chunk_N * longest + column_N)
         last_B = self._to_device(np.cumsum(lengths) - 1)
-        bias_BTS = self._bias(starts_B[:, None] + self._positions_S[:longest], length)
-        bias_B1S = self._bias(at_N[last_B], length)[:, None]
-        rotary_NxD = self._rotary_SxD.index_select(0, at_N)
+        bias_BTS = self._bias(self._to_device(first_B)[:, None] + self._positions_S[:longest], length)
+        bias_B1S = self._bias(at_N[last_B][:, None], length)
+        rotary_NxD = self._rotary_SxD.index_select(0, self._to_device(column_N + starts[chunk_N]))
         x = self._weights.embedding.index_select(0, self._to_device(np.concatenate(chunks)))
+        read = _as_slice(rows)
+        read = self._to_device(rows) if read is None else read
         for index, layer in enumerate(self._weights.layers):
             query_NHD, key_NKD, value_NKD = self._qkv(layer, x, rotary_NxD)
             self._keys_RKDS[index][row_N, :, :, at_N] = key_NKD
             self._values_RKSD[index][row_N, :, at_N] = value_NKD
-            keys = self._keys_RKDS[index][:, :, :, :length][rows_B]
-            values = self._values_RKSD[index][:, :, :length][rows_B]
+            cache = self._read(index, read, length)
             if index + 1 < len(self._weights.layers):
-                mixed = self._attend_chunks(query_NHD, keys, values, bias_BTS, padded_N)
+                query_BTHD = query_NHD.new_zeros(len(chunks) * longest, *query_NHD.shape[1:])
+                query_BTHD[padded_N] = query_NHD
+                query_BTHD = query_BTHD.view(len(chunks), longest, *query_NHD.shape[1:])
+                mixed = self._attend(query_BTHD, cache, bias_BTS, plan, index)[padded_N]
             else:  # nothing reads the other tokens any more
-                x, mixed = x[last_B], self._attend_one(query_NHD[last_B], keys, values, bias_B1S)
+                x = x[last_B]
+                mixed = self._attend(query_NHD[last_B][:, None], cache, bias_B1S, plan, index)
             x = self._finish(layer, x, mixed)
         return self._weights.logits(x)
-
-    def _attend_chunks(
-        self,
-        query_NHD: torch.Tensor,
-        keys_BKDS: torch.Tensor,
-        values_BKSD: torch.Tensor,
-        bias_BTS: torch.Tensor,
-        padded_N: torch.Tensor,
-    ) -> torch.Tensor:
-        """Attention of all tokens of the chunks, each to its own row's past; `padded_N` is their place in B x T."""
-        count, longest, _ = bias_BTS.shape
-        heads, size = query_NHD.shape[1:]
-        query_BTHD = query_NHD.new_zeros(count * longest, heads, size)
-        query_BTHD[padded_N] = query_NHD
-        query = query_BTHD.view(count, longest, self._key_heads, self._groups, size).permute(0, 2, 3, 1, 4)
-        scores = torch.bmm(
-            query.reshape(count * self._key_heads, self._groups * longest, size), keys_BKDS.flatten(0, 1)
-        )
-        weights = _softmax(scores.view(count, heads, longest, -1).add_(bias_BTS[:, None]))
-        mixed = torch.bmm(weights.view_as(scores), values_BKSD.flatten(0, 1))
-        mixed = mixed.view(count, heads, longest, size).transpose(1, 2).reshape(count * longest, heads * size)
-        return mixed[padded_N]
 
     # -- parts of a layer -----------------------------------------------------------------------------------------
 
@@ -226,7 +250,7 @@ class FusedDecoder:
         return tensor if device.type == "cpu" else tensor.to(device, non_blocking=True)
 
 
-def _softmax(scores: torch.Tensor) -> torch.Tensor:
-    if scores.dtype == torch.float32:
-        return scores.softmax(-1)
-    return scores.softmax(-1, dtype=torch.float32).to(scores.dtype)
+def _as_slice(rows: IntArray) -> slice | None:
+    """Rows that follow each other as a slice, which is not copied when it is read."""
+    first, last = int(rows[0]), int(rows[-1])
+    return slice(first, last + 1) if last - first + 1 == len(rows) and (np.diff(rows) == 1).all() else None

@@ -62,6 +62,12 @@ class TokenBatch:
             action_mask_BT=mask_BT.to(device),
         )
 
+    def token_mask(self, segments: Sequence[Segment]) -> Tensor:
+        """[B, T], True at every token of the batch's segments that can be scored, whoever wrote it."""
+        mask_BT = pad([np.ones(len(segment), dtype=np.bool_) for segment in segments])
+        mask_BT[:, 0] = False
+        return mask_BT.to(self.action_mask_BT.device)
+
     def action_tokens(self, rows: Sequence[NDArray[np.float32]]) -> Tensor:
         """Picks the entries at action tokens from one array per row: flat [N], in row-major order."""
         return pad(rows).to(self.action_mask_BT.device)[self.action_mask_BT]

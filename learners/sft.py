@@ -1,7 +1,8 @@
 """Supervised fine-tuning on the agent's tokens of demonstrations: maximum likelihood, data parallel, resumable.
 
 Each process trains on its own share of the sequences. The loss of a step is summed over all action tokens of all
-processes and divided by their number. Context tokens (prompts, observations) are read but never learnt.
+processes and divided by their number. Context tokens (prompts, observations) are read and, unless `context_weight` says
+otherwise, not learnt.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ Progress = Callable[[int, int, Mapping[str, Any]], None]
 
 _RANGES = {
     "epochs": "[1, inf)",
+    "context_weight": "[0, 1]",
     "batch_tokens": "[1, inf)",
     "micro_batch_tokens": "[0, inf)",
     "learning_rate": "(0, inf)",
@@ -49,6 +51,9 @@ class SFTConfig:
     """How to fine-tune. The defaults suit a small model that is trained from scratch; see the recipes for others."""
 
     epochs: int = 1
+    context_weight: float = 0.0
+    """Weight of the loss on a context token, where an action token has 1 ("prompt loss weight", Huerta-Enochian and Ko
+    2024). A model from scratch learns from what it reads how sentences and programs go together."""
     batch_tokens: int = 1000
     """Padded tokens per process and step, at most."""
     micro_batch_tokens: int = 0
@@ -204,11 +209,15 @@ class _Trainer:
 
     def _accumulate(self, indices: Sequence[int]) -> tuple[float, float]:
         """Adds the gradient of a part of the step; gives its summed loss and the number of its tokens."""
-        batch = TokenBatch.from_segments([self.sequences[i] for i in indices], device_of(self.model))
-        logprobs = action_logprobs(self.model, batch.input_ids_BT, batch.action_mask_BT, autocast=self.config.autocast)
-        loss_sum = -logprobs.sum()
-        (loss_sum / self.config.batch_tokens).backward()  # scaled, so that half-precision gradients stay in range
-        return float(loss_sum.detach()), float(len(logprobs))
+        segments, weight = [self.sequences[i] for i in indices], self.config.context_weight
+        batch = TokenBatch.from_segments(segments, device_of(self.model))
+        learnt_BT = batch.token_mask(segments) if weight else batch.action_mask_BT
+        logprobs = action_logprobs(self.model, batch.input_ids_BT, learnt_BT, autocast=self.config.autocast)
+        is_action = batch.action_mask_BT[learnt_BT]
+        loss_sum = -logprobs[is_action].sum()
+        objective = loss_sum - weight * logprobs[~is_action].sum() if weight else loss_sum
+        (objective / self.config.batch_tokens).backward()  # scaled, so that half-precision gradients stay in range
+        return float(loss_sum.detach()), float(is_action.sum())
 
     def _save(self) -> None:
         if self.checkpoints is None:

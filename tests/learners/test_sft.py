@@ -80,8 +80,10 @@ def test_micro_batches_change_the_passes_and_not_the_weights() -> None:
     torch.testing.assert_close(results[1][0], results[0][0], rtol=1e-3, atol=1e-4)
 
 
-def test_context_tokens_are_never_learnt() -> None:
-    """Changing what only the mask hides (the tokens after the last action) changes no weight."""
+@pytest.mark.parametrize("context_weight", [0.0, 0.1])
+def test_context_tokens_are_learnt_only_if_they_have_a_weight(context_weight: float) -> None:
+    """Changing what only the mask hides (the tokens after the last action) changes no weight of the model then."""
+    config = SFTConfig(**{**_fields(CONFIG), "context_weight": context_weight})
     spoilt = [
         Segment(
             token_ids_T=np.where(np.arange(len(s)) > np.flatnonzero(s.action_mask_T)[-1], 1, s.token_ids_T).astype(
@@ -95,20 +97,30 @@ def test_context_tokens_are_never_learnt() -> None:
     results: list[torch.Tensor] = []
     for segments in (demonstrations(60), spoilt):
         model = tiny_model()
-        train_sft(model, segments, CONFIG, seed=0)
+        train_sft(model, segments, config, seed=0)
         results.append(parameters_of(model))
-    torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
+    assert torch.equal(results[0], results[1]) == (context_weight == 0.0)
 
 
-def test_one_step_is_the_mean_over_action_tokens() -> None:
+@pytest.mark.parametrize("context_weight", [0.0, 0.3])
+def test_one_step_is_the_mean_over_action_tokens(context_weight: float) -> None:
     """With one batch, plain SGD by hand gives the direction that AdamW's first moment holds."""
     segments = [random_segment(generator("sft", i)) for i in range(5)]
     model, batch = tiny_model(), TokenBatch.from_segments(segments)
     loss = -action_logprobs(model, batch.input_ids_BT, batch.action_mask_BT).mean()
-    loss.backward()
+    context = torch.tensor(0.0)
+    for segment in segments:  # token by token, as the definition says
+        ids = torch.from_numpy(segment.token_ids_T).long()
+        logprobs = model(input_ids=ids[None]).logits[0].log_softmax(-1)
+        for t in range(1, len(ids)):
+            if not segment.action_mask_T[t]:
+                context = context - logprobs[t - 1, ids[t]]
+    (loss + context_weight * context / batch.action_mask_BT.sum()).backward()
     norm = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).norm().item()
     rows: list[dict[str, float]] = []
-    config = SFTConfig(batch_tokens=10_000, autocast="none", muon_learning_rate=0.0, log_every=1)
+    config = SFTConfig(
+        batch_tokens=10_000, autocast="none", muon_learning_rate=0.0, log_every=1, context_weight=context_weight
+    )
     train_sft(tiny_model(), segments, config, seed=0, on_progress=lambda _, __, row: rows.append(dict(row)))
     assert len(rows) == 1
     assert rows[0]["loss"] == pytest.approx(loss.item(), rel=1e-5)

@@ -3,10 +3,9 @@
 - careful: runs the tests, reads module after module, mends what contradicts the sentence and runs the tests again; then
   walks through the readings of ambiguous phrases so that each combination comes up once (Gray code); submits when the
   tests pass
-- hasty: reads one module, changes a line of it, submits
-- sloppy: reads modules at random and changes a line of each, running the tests; after each failure it may give up and
-  submit anyway
-- reviewer: takes over after somebody else has read a module and changed it, and goes on as a careful one does
+- hasty: reads one module, writes its lines anew as the sentence has them, right or wrong before, and submits
+- sloppy: does so with modules at random, running the tests; after each failure it may give up and submit anyway
+- reviewer: takes over after somebody else has read a module and changed a line, and goes on as a careful one does
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from ...scripts import Expert, Script
 from .mistakes import mistakes_in
 from .reading import Line, Wish, module_paths, read_task
 
-ATTENTION = 0.6
-"""Probability that a hasty or sloppy expert sees what contradicts the sentence."""
+SLIP = 0.1
+"""Probability that a hasty or sloppy expert makes a mistake in a line."""
 GIVE_UP = 0.35
 """Probability that a sloppy expert submits after the tests failed."""
 TAKES_OVER_AT: Mapping[str, int] = {"reviewer": 2}
@@ -39,7 +38,7 @@ def hasty(observation: str, rng: random.Random) -> Script:
     """See the module's docstring."""
     wish = read_task(observation)
     paths = yield from _paths(wish)
-    yield from _change(wish, rng, paths)
+    yield from _rewrite(wish, rng, paths)
     yield "submit"
 
 
@@ -49,7 +48,7 @@ def sloppy(observation: str, rng: random.Random) -> Script:
     paths = yield from _paths(wish)
     passed = False
     while not passed:
-        yield from _change(wish, rng, paths)
+        yield from _rewrite(wish, rng, paths)
         passed = yield from _tests_pass()
         if rng.random() < GIVE_UP:
             break
@@ -112,15 +111,20 @@ def _other_readings(lines: list[Line]) -> Part:
     return False
 
 
+def _rewrite(wish: Wish, rng: random.Random, paths: Sequence[str]) -> Script:
+    """Reads a module and writes every line anew that the sentence has something to say about."""
+    path = rng.choice(paths)
+    for line in wish.lines(path, (yield f"read {path}")):
+        new = rng.choice(line.right)
+        slips = [text for _, text in mistakes_in(new)]
+        yield from _edit(line, rng.choice(slips) if slips and rng.random() < SLIP else new)
+
+
 def _change(wish: Wish, rng: random.Random, paths: Sequence[str]) -> Script:
-    """Reads a module and changes one of its lines: one that is wrong, if it is seen, or any."""
+    """Reads a module and changes one of its lines, for better or worse."""
     path = rng.choice(paths)
     lines = wish.lines(path, (yield f"read {path}"))
-    wrong = [line for line in lines if line.is_wrong]
-    if wrong and rng.random() < ATTENTION:
-        line = rng.choice(wrong)
-        yield from _edit(line, rng.choice(line.right))
-    elif lines:
+    if lines:
         line = rng.choice(lines)
         others = [text for text in (*line.right, *(text for _, text in mistakes_in(line.text))) if text != line.text]
         if others:

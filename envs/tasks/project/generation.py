@@ -1,4 +1,4 @@
-"""Task family `project`: a small repository with one to three mistakes in it, and tests of its main function that fail.
+"""Task family `project`: a small repository with one to four mistakes in it, and tests of its main function that fail.
 
 A sentence says what the main function should do, and in which order; the mistakes are in lines that it depends on,
 mostly in other modules. Some contradict the sentence (`mistakes` lists their kinds), others are the wrong reading of an
@@ -9,7 +9,8 @@ Each mistake fails visible and hidden tests, alone and with others. Readings tha
 ones; a single wrong change to a line (by `mistakes_in`) passes the hidden ones only if it gives the same on every input
 that was tried.
 
-Levels: (modules, parts, mistakes) = 1: (2, 2, 1), 2: (3, 3, 1), 3: (4, 3, 2), 4: (5, 4, 2), 5: (5, 5, 3).
+Levels: (modules, parts, mistakes, ambiguous parts at most) = 1: (2, 2, 1, 0), 2: (3, 3, 1, 1), 3: (4, 3, 2, 2),
+4: (5, 4, 2, 2), 5: (5, 5, 3, 2), 6: (5, 6, 4, 3).
 """
 
 from __future__ import annotations
@@ -35,8 +36,6 @@ POOL = 30
 PROBES_PER_TEMPLATE = 20
 MIN_DISTINCT = 8
 """Among the outputs for the probes at least so many must differ, or the task says too little."""
-MAX_AMBIGUOUS = 2
-"""Ambiguous parts per task: more readings than four are not tried in a few turns."""
 NAMED_MODULES = 4
 """In a larger repository the task does not name the files."""
 Edit = tuple[int, int, str]
@@ -95,7 +94,7 @@ def _draw_design(rng: random.Random, split: Split, level: int) -> Design | None:
     """A program of this split that says enough, or None."""
     shape, template = SHAPES[level], rng.choice(list(TEMPLATES.values()))
     parts = rng.sample(template.parts, shape.parts)
-    if sum(part.ambiguous for part in parts) > MAX_AMBIGUOUS:
+    if sum(part.ambiguous for part in parts) > shape.ambiguous:
         return None
     if split_of_parts(template.name, [part.name for part in parts]) != split:
         return None

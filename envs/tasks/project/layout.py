@@ -26,6 +26,8 @@ class Shape:
     has_middle: bool
     has_config: bool
     bugs: int
+    ambiguous: int
+    """Parts with two readings, at most: more combinations are not tried in a few turns."""
 
     @property
     def modules(self) -> int:
@@ -34,11 +36,12 @@ class Shape:
 
 
 SHAPES: dict[int, Shape] = {
-    1: Shape(parts=2, leaves=1, has_middle=False, has_config=False, bugs=1),
-    2: Shape(parts=3, leaves=2, has_middle=False, has_config=False, bugs=1),
-    3: Shape(parts=3, leaves=2, has_middle=False, has_config=True, bugs=2),
-    4: Shape(parts=4, leaves=2, has_middle=True, has_config=True, bugs=2),
-    5: Shape(parts=5, leaves=2, has_middle=True, has_config=True, bugs=3),
+    1: Shape(parts=2, leaves=1, has_middle=False, has_config=False, bugs=1, ambiguous=0),
+    2: Shape(parts=3, leaves=2, has_middle=False, has_config=False, bugs=1, ambiguous=1),
+    3: Shape(parts=3, leaves=2, has_middle=False, has_config=True, bugs=2, ambiguous=2),
+    4: Shape(parts=4, leaves=2, has_middle=True, has_config=True, bugs=2, ambiguous=2),
+    5: Shape(parts=5, leaves=2, has_middle=True, has_config=True, bugs=3, ambiguous=2),
+    6: Shape(parts=6, leaves=2, has_middle=True, has_config=True, bugs=4, ambiguous=3),
 }
 """Level -> size."""
 

@@ -181,7 +181,8 @@ def targets(results: dict[str, Figures]) -> dict[str, Figures]:
             found[f"{name} gain"] = target(figures["rl_success"] - figures["sft_success"], 0.15, True)
             found[f"{name} sft sampled, greedy"] = reported(figures["sft_success"], figures["sft_success_greedy"])
             found[f"{name} grpo sampled, greedy"] = reported(figures["rl_success"], figures["rl_success_greedy"])
-        if name.startswith("trace/"):
+            found[f"{name} kl_seq"] = reported(figures["kl_seq"])
+        if name.startswith(("trace/", "project/")):
             found[f"{name} seconds"] = target(figures["seconds_total"], 600.0, False)
         if name.startswith("null_agents/"):
             found[f"{name} best"] = target(max(figures.values()), 0.02, False)

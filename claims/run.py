@@ -2,6 +2,7 @@
 
     python claims/run.py --out claims            every script of benchmarks/, into claims/NAME.json
     python claims/run.py --out FOLDER --only learning -- --only quickstart    one of them, with arguments of its own
+    python claims/run.py --out claims --only learning --name families -- --only trace project    into families.json
 
 Each script takes `--json FILE` and writes its figures and `"targets": {name: {"target", "value", "met"}}`. The claim
 file adds the git revision, versions, machine, arguments and duration. A failing script fails the run, after the others.
@@ -75,7 +76,7 @@ def memory_gib() -> float | None:
         return None
 
 
-def run_benchmark(script: Path, arguments: Sequence[str], out: Path) -> bool:
+def run_benchmark(script: Path, arguments: Sequence[str], target: Path) -> bool:
     """Runs one script; writes its claim file, and gives whether it succeeded."""
     print(f"== {script.name} {' '.join(arguments)}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -89,8 +90,8 @@ def run_benchmark(script: Path, arguments: Sequence[str], out: Path) -> bool:
         result = json.loads(figures.read_text())
     claim = {"benchmark": script.name, "arguments": list(arguments), "seconds": seconds, **provenance()}
     claim |= {name: value for name, value in result.items() if name not in claim}
-    out.mkdir(parents=True, exist_ok=True)
-    (out / f"{script.stem}.json").write_text(json.dumps(claim, indent=1, ensure_ascii=False) + "\n")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(claim, indent=1, ensure_ascii=False) + "\n")
     return status == 0
 
 
@@ -100,14 +101,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the claim files")
     parser.add_argument("--benchmarks", type=Path, default=ROOT / "benchmarks", help="folder of the scripts")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="scripts to run, without .py")
+    parser.add_argument("--name", help="of the claim file, where it is not the only script's own")
     parser.add_argument("arguments", nargs="*", help="after --: arguments for the scripts")
     options = parser.parse_args()
     scripts = {path.stem: path for path in sorted(options.benchmarks.glob("[!_]*.py"))}
     unknown = sorted(set(options.only) - set(scripts))
     if unknown or not scripts:
         parser.error(f"no benchmark {', '.join(unknown)}; there are: {', '.join(scripts)}")
+    if options.name and len(options.only) != 1:
+        parser.error("--name: needs --only with one script")
     failed = [
-        name for name in options.only or scripts if not run_benchmark(scripts[name], options.arguments, options.out)
+        name
+        for name in options.only or scripts
+        if not run_benchmark(scripts[name], options.arguments, options.out / f"{options.name or name}.json")
     ]
     if failed:
         sys.exit(f"error: failed: {', '.join(failed)}")

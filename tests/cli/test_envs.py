@@ -37,7 +37,7 @@ def test_every_id_is_listed_with_tools_families_and_keywords(palaestra: Any, mon
     assert "max_turns=10 Actions per episode" in text
     assert "ProjectSandbox-v0" in text
     assert "edit(path, old, new)" in text
-    assert "project levels 1 to 6: a small repository" in text
+    assert "project levels 1 to 7: a small repository" in text
     assert "as they are; see `palaestra.envs.tasks.code.files`." in text, "an entry of two lines is shown whole"
 
 

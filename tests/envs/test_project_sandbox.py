@@ -357,7 +357,7 @@ def test_failures_of_the_sandbox_are_tried_again_and_then_masked(action: str) ->
     ("keywords", "said"),
     [
         ({"tasks": "mine.jsonl"}, "unknown keyword 'tasks'"),
-        ({"levels": [7]}, "levels 1..6"),
+        ({"levels": [8]}, "levels 1..7"),
         ({"limits": 4}, "must be fields of Limits"),
         ({"sandbox": "dokcer"}, "did you mean 'docker'"),
     ],

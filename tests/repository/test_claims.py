@@ -62,6 +62,16 @@ def test_a_claim_file_has_figures_and_provenance(measured: Path) -> None:
     assert {"revision", "uncommitted_changes", "date", "versions", "machine", "seconds"} <= set(claim)
 
 
+def test_one_script_may_have_several_claim_files(repository: Path, measured: Path) -> None:
+    folders = ("--out", measured / "claims", "--benchmarks", measured / "benchmarks")
+    before = (measured / "claims" / "demo.json").read_text()
+    result = run(repository / "claims" / "run.py", *folders, "--only", "demo", "--name", "other", "--", "--seed", 5)
+    assert result.returncode == 0, result.stderr
+    assert json.loads((measured / "claims" / "other.json").read_text())["seeds"] == [5]
+    assert (measured / "claims" / "demo.json").read_text() == before
+    assert "needs --only" in run(repository / "claims" / "run.py", *folders, "--name", "other").stderr
+
+
 def test_tables_are_written_and_a_number_changed_by_hand_is_caught(repository: Path, measured: Path) -> None:
     page = measured / "README.md"
     assert "| success | >= 0.85 | 0.9, 0.875 | yes |" in page.read_text()

@@ -2,15 +2,15 @@
 
 A sentence says what the main function should do, and in which order; the mistakes are in lines that it depends on,
 mostly in other modules. Some contradict the sentence (`mistakes` lists their kinds), others are the wrong reading of an
-ambiguous phrase, which only the tests can tell. Splits share no sequence of parts, and no function: programs that give
-the same on all of `PROBES` belong to one split.
+ambiguous phrase, which only the tests can tell. Splits share no sequence of two or more parts, and no function:
+programs that give the same on all of `PROBES` belong to one split.
 
 Each mistake fails visible and hidden tests, alone and with others. Readings that pass the visible tests pass the hidden
 ones; a single wrong change to a line (by `mistakes_in`) passes the hidden ones only if it gives the same on every input
 that was tried.
 
-Levels: (modules, parts, mistakes, ambiguous parts at most) = 1: (2, 2, 1, 0), 2: (3, 3, 1, 1), 3: (4, 3, 2, 2),
-4: (5, 4, 2, 2), 5: (5, 5, 3, 2), 6: (5, 6, 4, 3).
+Levels: (modules, parts, mistakes, ambiguous parts at most) = 1: (2, 1, 1, 0), 2: (2, 2, 1, 0), 3: (3, 3, 1, 1),
+4: (4, 3, 2, 2), 5: (5, 4, 2, 2), 6: (5, 5, 3, 2), 7: (5, 6, 4, 3).
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _draw_design(rng: random.Random, split: Split, level: int) -> Design | None:
     parts = rng.sample(template.parts, shape.parts)
     if sum(part.ambiguous for part in parts) > shape.ambiguous:
         return None
-    if split_of_parts(template.name, [part.name for part in parts]) != split:
+    if len(parts) > 1 and split_of_parts(template.name, [part.name for part in parts]) != split:
         return None
     places = [index % shape.leaves for index in range(shape.parts)]
     rng.shuffle(places)

@@ -36,12 +36,13 @@ class Shape:
 
 
 SHAPES: dict[int, Shape] = {
-    1: Shape(parts=2, leaves=1, has_middle=False, has_config=False, bugs=1, ambiguous=0),
-    2: Shape(parts=3, leaves=2, has_middle=False, has_config=False, bugs=1, ambiguous=1),
-    3: Shape(parts=3, leaves=2, has_middle=False, has_config=True, bugs=2, ambiguous=2),
-    4: Shape(parts=4, leaves=2, has_middle=True, has_config=True, bugs=2, ambiguous=2),
-    5: Shape(parts=5, leaves=2, has_middle=True, has_config=True, bugs=3, ambiguous=2),
-    6: Shape(parts=6, leaves=2, has_middle=True, has_config=True, bugs=4, ambiguous=3),
+    1: Shape(parts=1, leaves=1, has_middle=False, has_config=False, bugs=1, ambiguous=0),
+    2: Shape(parts=2, leaves=1, has_middle=False, has_config=False, bugs=1, ambiguous=0),
+    3: Shape(parts=3, leaves=2, has_middle=False, has_config=False, bugs=1, ambiguous=1),
+    4: Shape(parts=3, leaves=2, has_middle=False, has_config=True, bugs=2, ambiguous=2),
+    5: Shape(parts=4, leaves=2, has_middle=True, has_config=True, bugs=2, ambiguous=2),
+    6: Shape(parts=5, leaves=2, has_middle=True, has_config=True, bugs=3, ambiguous=2),
+    7: Shape(parts=6, leaves=2, has_middle=True, has_config=True, bugs=4, ambiguous=3),
 }
 """Level -> size."""
 

@@ -36,6 +36,9 @@ _FIRST_SLOTS = 256
 _ODD_STRIDE = 8
 """Added to the cache's length: rows a power of two apart would share cache sets."""
 
+_CPU_SCORES, _SCORES = 1 << 20, 1 << 28
+"""Scores of a chunk that exist at one time: what a processor's cache holds (4 MiB), and what is little for a GPU."""
+
 
 def fits(model: PreTrainedModel, max_context: int) -> bool:
     """Whether a model is of the shape that `FusedDecoder` knows."""
@@ -167,17 +170,22 @@ class FusedDecoder:
         grouped = query_BTHD.view(count, tokens, self._key_heads, self._groups, size).permute(0, 2, 3, 1, 4)
         query_BKMD = grouped.reshape(count, self._key_heads, self._groups * tokens, size)
         prefix = self._prefixes.keys_PKDL[layer], self._prefixes.values_PKLD[layer]
-        if plan is not None and tokens > 1:
-            mixed = plan.attend_many(query_BKMD, cache, bias_BTS, *prefix)
+        if tokens > 1:
+            length = bias_BTS.shape[-1] + (plan.length if plan is not None else 0)
+            step = max(1, (_CPU_SCORES if query_BTHD.device.type == "cpu" else _SCORES) // (heads * tokens * length))
+            parts: list[torch.Tensor] = []
+            for first in range(0, count, step):
+                rows = slice(first, first + step)
+                some = query_BKMD[rows], (cache[0][rows], cache[1][rows]), bias_BTS[rows]
+                parts.append(_attend_own(*some) if plan is None else plan.attend_many(rows, *some, *prefix))
+            mixed = torch.cat(parts) if len(parts) > 1 else parts[0]
+        elif plan is None:
+            mixed = _attend_own(query_BKMD, cache, bias_BTS)
         else:
             keys, values = (states.flatten(0, 1) for states in cache)
-            scores = torch.bmm(query_BKMD.flatten(0, 1), keys)
-            scores = scores.view(count, heads, tokens, -1).add_(bias_BTS[:, None]).view(*query_BKMD.shape[:3], -1)
-            if plan is None:
-                mixed = torch.bmm(softmax(scores).flatten(0, 1), values)
-            else:
-                shared_BKMD, own = plan.attend(query_BKMD, scores, *prefix)
-                mixed = torch.bmm(own.flatten(0, 1), values).add_(shared_BKMD.flatten(0, 1))
+            scores = torch.bmm(query_BKMD.flatten(0, 1), keys).view(*query_BKMD.shape[:3], -1)
+            shared_BKMD, own = plan.attend(query_BKMD, scores.add_(bias_BTS[:, None]), *prefix)
+            mixed = torch.bmm(own.flatten(0, 1), values).add_(shared_BKMD.flatten(0, 1))
         return mixed.view(count, heads, tokens, size).transpose(1, 2).reshape(count * tokens, heads * size)
 
     def _bias(self, slots: torch.Tensor, length: int) -> torch.Tensor:
@@ -248,6 +256,16 @@ class FusedDecoder:
         tensor = torch.from_numpy(array)
         device = self._positions_S.device
         return tensor if device.type == "cpu" else tensor.to(device, non_blocking=True)
+
+
+def _attend_own(
+    query_BKMD: torch.Tensor, cache: tuple[torch.Tensor, torch.Tensor], bias_BTS: torch.Tensor
+) -> torch.Tensor:
+    """Attention of rows to themselves, (BK)MD."""
+    keys, values = (states.flatten(0, 1) for states in cache)
+    scores = torch.bmm(query_BKMD.flatten(0, 1), keys)
+    scores.view(len(query_BKMD), -1, *bias_BTS.shape[1:]).add_(bias_BTS[:, None])
+    return torch.bmm(softmax(scores), values)
 
 
 def _as_slice(rows: IntArray) -> slice | None:

@@ -68,26 +68,27 @@ class PrefixPlan:
 
     def attend_many(
         self,
+        rows: slice,
         query_BKMD: torch.Tensor,
         cache: tuple[torch.Tensor, torch.Tensor],
         bias_BTS: torch.Tensor,
         keys_PKDL: torch.Tensor,
         values_PKLD: torch.Tensor,
     ) -> torch.Tensor:
-        """Attention of many queries per row, (BK)MD: their products are cheap, and what is large are the scores."""
-        rows, heads, queries, _ = query_BKMD.shape
+        """Attention of many queries per row, (BK)MD, for some of the call's rows: scores are larger than the cache."""
+        count, heads, queries, _ = query_BKMD.shape
         own_keys, own_values = (states.flatten(0, 1) for states in cache)
-        query, tokens = query_BKMD.flatten(0, 1), bias_BTS.shape[1]
-        scores = query.new_empty(rows * heads, queries, self.length + own_keys.shape[-1])
+        query, tokens, prefix_B = query_BKMD.flatten(0, 1), bias_BTS.shape[1], self.prefix_B[rows]
+        scores = query.new_empty(count * heads, queries, self.length + own_keys.shape[-1])
         shared, own = scores.split_with_sizes([self.length, own_keys.shape[-1]], dim=-1)
-        keys = keys_PKDL[:, :, :, : self.length].index_select(0, self.prefix_B).flatten(0, 1)
+        keys = keys_PKDL[:, :, :, : self.length].index_select(0, prefix_B).flatten(0, 1)
         torch.bmm(query, keys, out=shared)
         torch.bmm(query, own_keys, out=own)
-        own.view(rows, -1, tokens, own.shape[-1]).add_(bias_BTS[:, None])
+        own.view(count, -1, tokens, own.shape[-1]).add_(bias_BTS[:, None])
         if self.bias_BL is not None:
-            shared.view(rows, -1, self.length).add_(self.bias_BL[:, None])
+            shared.view(count, -1, self.length).add_(self.bias_BL[rows, None])
         shared, own = softmax(scores).split_with_sizes([self.length, own.shape[-1]], dim=-1)
-        values = values_PKLD[:, :, : self.length].index_select(0, self.prefix_B).flatten(0, 1)
+        values = values_PKLD[:, :, : self.length].index_select(0, prefix_B).flatten(0, 1)
         return torch.bmm(shared, values).add_(torch.bmm(own, own_values))
 
     def _by_prefix(self, rows_BKMx: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,8 +13,9 @@ import typer
 from ..core.errors import ConfigError, EnvironmentFailure, did_you_mean
 from . import options
 from .episode_progress import episode_progress
+from .evaluation_subject import Subject
 from .evaluation_view import first_failure, print_result
-from .run_settings import RECIPE_FILE, run_settings
+from .run_settings import run_settings
 from .text_files import write_text
 
 if TYPE_CHECKING:
@@ -106,27 +107,17 @@ def evaluate(
     **Output**: tables on the screen; with `--save` the episodes (for `palaestra compare`), with `--json` the figures,
     and the SHA-256 of the task file where there is one.
     """
-    from ..agents.evaluation import EvalOptions, evaluate_model, evaluate_scripted
-    from ..agents.evaluation_journal import FileJournal, Journal
-    from ..agents.native_calls import CallStyle
+    from ..agents.evaluation import EvalOptions
     from ..core.tasks import SPLITS
 
-    if bool(model) == bool(agent):
-        raise ConfigError("give exactly one of --model and --agent")
+    subject = Subject(model=model, agent=agent, base_url=base_url, tool_calls=tool_calls)
     if greedy and temperature is not None:
         raise ConfigError("--greedy is temperature 0: give --greedy or --temperature, not both")
     if split not in SPLITS:
         raise ConfigError(f"--split={split}{did_you_mean(split, SPLITS)}")
-    if base_url and not model:
-        raise ConfigError("--base-url: name the server's model with --model")
-    if tool_calls != "text" and not base_url:
-        raise ConfigError(f"--tool-calls={tool_calls} is for servers: name one with --base-url")
-    CallStyle(tool_calls)  # a wrong name is found before anything is written
     if resume and save is None:
         raise ConfigError("--resume continues an episodes file: name it with --save")
-    if model and not base_url:
-        _refuse_a_run_folder(model)
-    settings = run_settings("" if base_url else model, options.environment_id(env_id))
+    settings = run_settings(subject.folder, options.environment_id(env_id))
     limits = {"max_turn_tokens": max_turn_tokens, "max_context_tokens": max_context_tokens}
     chosen = EvalOptions(
         n=n,
@@ -140,30 +131,43 @@ def evaluate(
         env_kwargs={**settings.env_kwargs, **options.keywords(env or [], "--env")},
         **{**settings.limits, **{name: value for name, value in limits.items() if value is not None}},
     )
+    ks = _attempts_counted(k, samples)
     if settings.source:
         print(f"settings of the environment: {settings.source} (options override them)")
-    ks = _attempts_counted(k, samples)
-    run, subject = (evaluate_model, model) if model else (evaluate_scripted, agent)
-    if base_url:
-        run = _endpoint_evaluation(base_url, tool_calls)
-    about = _settings(subject, env_id, chosen, base_url) | ({"tool_calls": tool_calls} if base_url else {})
-    with FileJournal(save, about, resume) if save else Journal() as journal:
-        if journal.done:
-            print(f"{len(journal.done)} episodes are in {save}; running the others")
-        try:
-            with episode_progress("episodes", n * samples) as tick:
-                result = run(subject, env_id, chosen, tick, ks=ks, journal=journal)
-        except KeyboardInterrupt:
-            if save:
-                typer.echo(f"{len(journal.done)} episodes are in {save}; --resume runs the others", err=True)
-            raise
-        journal.finish(result.episodes)
+    about = _about(subject, env_id, chosen)
+    result = _run(subject, env_id, chosen, ks, about, save, resume)
     if json_file:
         write_text(json_file, json.dumps(_figures(about, result), indent=2) + "\n")
     if not result.n:
         raise EnvironmentFailure("infrastructure", f"all {result.failures} episodes failed: {first_failure(result)}")
     sampling = "scripted" if agent else "greedy" if greedy else f"sampled at T = {chosen.temperature:g}"
-    print_result(f"{subject} in {env_id}, {split} split, {sampling}", result)
+    print_result(f"{subject.name} in {env_id}, {split} split, {sampling}", result)
+
+
+def _run(
+    subject: Subject,
+    env_id: str,
+    chosen: EvalOptions,
+    ks: tuple[int, ...],
+    about: Mapping[str, Any],
+    save: Path | None,
+    resume: bool,
+) -> EvalResult:
+    """Runs the episodes that `save` does not hold yet; Ctrl-C says how to go on."""
+    from ..agents.evaluation_journal import FileJournal, Journal
+
+    with FileJournal(save, about, resume) if save else Journal() as journal:
+        if journal.done:
+            print(f"{len(journal.done)} episodes are in {save}; running the others")
+        try:
+            with episode_progress("episodes", chosen.n * chosen.samples) as tick:
+                result = subject.evaluation()(subject.name, env_id, chosen, tick, ks=ks, journal=journal)
+        except KeyboardInterrupt:
+            if save:
+                typer.echo(f"{len(journal.done)} episodes are in {save}; --resume runs the others", err=True)
+            raise
+        journal.finish(result.episodes)
+    return result
 
 
 def _attempts_counted(text: str, samples: int) -> tuple[int, ...]:
@@ -175,32 +179,12 @@ def _attempts_counted(text: str, samples: int) -> tuple[int, ...]:
     return tuple(ks)
 
 
-def _refuse_a_run_folder(model: str) -> None:
-    """Says which folder of a run holds its model, to those who name the run."""
-    folder = Path(model)
-    found = [folder / name for name in ("policy", "sft") if (folder / name).is_dir()]
-    if (folder / RECIPE_FILE).is_file() and not (folder / "config.json").exists():
-        hint = f"its model is {found[0]}" if found else "it has no model yet; continue it with palaestra train --resume"
-        raise ConfigError(f"--model={model} is the folder of a run: {hint}")
-
-
-def _endpoint_evaluation(base_url: str, tool_calls: str) -> Callable[..., EvalResult]:
-    """Evaluates a model by its name, as the functions for folders and scripted agents do."""
-    from ..agents.endpoint_agent import evaluate_endpoint
-    from ..models.chat_endpoint import EndpointConfig
-
-    def run(model: str, *arguments: Any, **keywords: Any) -> EvalResult:
-        config = EndpointConfig(base_url=base_url, model=model, api_key=os.environ.get("OPENAI_API_KEY", ""))
-        return evaluate_endpoint(config, *arguments, **keywords, tool_calls=tool_calls)
-
-    return run
-
-
-def _settings(subject: str, env_id: str, chosen: EvalOptions, base_url: str) -> dict[str, Any]:
+def _about(subject: Subject, env_id: str, chosen: EvalOptions) -> dict[str, Any]:
     """What decides an evaluation's episodes, as JSON data; a task file counts by its content, wherever it lies."""
+    server = {"tool_calls": subject.tool_calls} if subject.base_url else {}
     return {
-        "subject": subject,
-        "base_url": base_url or None,
+        "subject": subject.name,
+        "base_url": subject.base_url or None,
         "env_id": env_id,
         "split": chosen.split,
         "seed": chosen.seed,
@@ -214,6 +198,7 @@ def _settings(subject: str, env_id: str, chosen: EvalOptions, base_url: str) -> 
         "env": {name: value for name, value in chosen.env_kwargs.items() if name != "tasks"},
         "tasks": os.path.abspath(tasks) if isinstance(tasks := chosen.env_kwargs.get("tasks"), str) else None,
         "tasks_sha256": chosen.tasks_sha256(),
+        **server,
     }
 
 

@@ -58,7 +58,8 @@ def test_files_are_listed_read_searched_edited_and_written(env) -> None:
     module, function = main_of(env)
     assert f"{module}.py:" in say(env, f"search def {function}")
     assert say(env, "search no such text") == "not found"
-    assert say(env, f"edit\n{module}.py\nreturn t\nreturn t  # the end") == "ok"
+    last = files[f"{module}.py"].rstrip().rpartition("\n")[2].strip()
+    assert say(env, f"edit\n{module}.py\n{last}\nreturn t  # the end") == "ok"
     number, line = say(env, f"read {module}.py").split("\n")[-1].split(" ", 1)
     assert line == "    return t  # the end"
     assert say(env, f"edit\n{module}.py\n{number}\nreturn t + 1") == "ok"

@@ -58,8 +58,22 @@ def test_targets_compare_medians_with_the_fastest_of_trl_for_each_figure(script:
 def test_the_cost_per_token_is_judged_by_the_dearest(script: ModuleType) -> None:
     costs = {2: 1.0, 4: 1.5, 8: 1.1, 16: 1.2}
     turns = {f"flat, {count} turns": {"palaestra": [answer(script, cost, 9.0)]} for count, cost in costs.items()}
-    (judgement,) = script.targets(turns).values()
-    assert (judgement["value"], judgement["met"]) == (1.5, False)
+    cost, prefilled = script.targets(turns).values()
+    assert (cost["value"], cost["met"]) == (1.5, False)
+    assert (prefilled["value"], prefilled["met"]) == (1.0, True)
+
+
+def test_what_is_hopeless_in_the_first_round_is_not_measured_again(script: ModuleType) -> None:
+    asked: list[str] = []
+    seconds = {"palaestra": 9.0, "trl fp32": 1.0, "trl bf16": 2.9, "trl continuous batching": 3.1}
+
+    class Scripted(script.Comparison):
+        def _ask(self, side: str, order: object) -> object:
+            asked.append(side)
+            return answer(script, 1.0, seconds[side])
+
+    Scripted(Path(), 1).rounds("3 turns", list(seconds), script.Order(turns=3), 3)
+    assert {side: asked.count(side) for side in seconds} == {**dict.fromkeys(seconds, 3), "trl continuous batching": 1}
 
 
 def test_both_sides_show_the_same_tool(script: ModuleType) -> None:

@@ -14,8 +14,9 @@ from ..core.messages import Message, user
 from ..core.seeding import generator
 from ..core.trajectories import Sampling
 from ..models.chat import Action, ChatFormat, Conversation
-from ..models.engine import Engine, GenerationRequest, LocalEngine
+from ..models.engine import Engine, GenerationRequest
 from ..models.loading import load_model
+from ..models.local_engine import LocalEngine
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

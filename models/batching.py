@@ -20,7 +20,8 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from ..core.errors import ConfigError
-from .engine import Completion, GenerationRequest, LocalEngine
+from .engine import Completion, GenerationRequest
+from .local_engine import LocalEngine
 
 T = TypeVar("T")
 PauseMode = Literal["abort", "wait", "keep"]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -45,6 +45,18 @@ class Decoder(Protocol):
 
     def refresh(self) -> None:
         """Takes over the model's weights after they changed; what rows hold is void."""
+        ...
+
+
+@runtime_checkable
+class Verifier(Protocol):
+    """A decoder that gives the logits after every token of its chunks."""
+
+    def verify(self, rows: IntArray, starts: IntArray, chunks: list[IntArray]) -> torch.Tensor:
+        """Feeds chunks as `Decoder.prefill` does; gives the logits after each token, chunk by chunk in one line, NV.
+
+        A row is the same conversation as before, also at position 0.
+        """
         ...
 
 

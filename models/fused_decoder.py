@@ -195,14 +195,23 @@ class FusedDecoder:
 
     # -- chunks ---------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def prefill(self, rows: IntArray, starts: IntArray, chunks: list[IntArray]) -> torch.Tensor:
-        """See `Decoder.prefill`. All chunks' tokens stand in one line (N); only attention sees padded rows."""
+        """See `Decoder.prefill`."""
         self._prefixes.leave(rows[starts == 0])
+        return self._feed(rows, starts, chunks, every=False)
+
+    def verify(self, rows: IntArray, starts: IntArray, chunks: list[IntArray]) -> torch.Tensor:
+        """See `Verifier.verify`."""
+        return self._feed(rows, starts, chunks, every=True)
+
+    @torch.no_grad()
+    def _feed(self, rows: IntArray, starts: IntArray, chunks: list[IntArray], *, every: bool) -> torch.Tensor:
+        """Logits after the last or every token. All tokens stand in one line (N); only attention sees padded rows."""
         lengths = np.array([len(chunk) for chunk in chunks])
         chunk_N = np.repeat(np.arange(len(chunks)), lengths)
         column_N = np.arange(len(chunk_N)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        first_B = starts - self._prefixes.offsets(rows)
+        # rows that are free stand at position 0, whatever they began with
+        first_B = np.maximum(starts - self._prefixes.offsets(rows), 0)
         slot_N = column_N + first_B[chunk_N]
         length, longest = int(slot_N.max()) + 1, int(lengths.max())
         self._reserve(length)
@@ -221,7 +230,7 @@ class FusedDecoder:
             self._keys_RKDS[index][row_N, :, :, at_N] = key_NKD
             self._values_RKSD[index][row_N, :, at_N] = value_NKD
             cache = self._read(index, read, length)
-            if index + 1 < len(self._weights.layers):
+            if every or index + 1 < len(self._weights.layers):
                 query_BTHD = query_NHD.new_zeros(len(chunks) * longest, *query_NHD.shape[1:])
                 query_BTHD[padded_N] = query_NHD
                 query_BTHD = query_BTHD.view(len(chunks), longest, *query_NHD.shape[1:])

@@ -26,8 +26,8 @@ from .completion_requests import (
     sampling_fields,
     tools_of,
 )
-from .engine import LocalEngine
 from .loading import load_model
+from .local_engine import LocalEngine
 from .lora_folder import Adapter, AdapterSlot, read_adapter
 
 if TYPE_CHECKING:

@@ -31,9 +31,10 @@ from palaestra.models.adapters import (
 from palaestra.models.cached_decoder import CachedDecoder
 from palaestra.models.decoder_choice import choose_decoder, disagreement
 from palaestra.models.decoders import RecomputeDecoder
-from palaestra.models.engine import GenerationRequest, LocalEngine
+from palaestra.models.engine import GenerationRequest
 from palaestra.models.fused_decoder import FusedDecoder
 from palaestra.models.loading import load_model, save_model
+from palaestra.models.local_engine import LocalEngine
 
 Make = Callable[..., PreTrainedModel]
 CONFIG = LoRAConfig(rank=4, alpha=8.0)

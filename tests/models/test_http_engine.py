@@ -16,9 +16,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from palaestra.core.errors import ConfigError, EnvironmentFailure
 from palaestra.core.seeding import generator
-from palaestra.models.engine import Completion, GenerationRequest, LocalEngine
+from palaestra.models.engine import Completion, GenerationRequest
 from palaestra.models.http_engine import HttpEngine, HttpEngineConfig
 from palaestra.models.loading import save_model
+from palaestra.models.local_engine import LocalEngine
 from palaestra.models.served_model import ServedModel
 from palaestra.models.server import ModelServer
 

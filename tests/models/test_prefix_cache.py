@@ -90,6 +90,21 @@ class Play:
                 self.texts[row].append(tokens[row])
         self.check(list(range(count)), logits)
 
+    def verify(self) -> None:
+        """The first rows are fed chunks, and every token's logits are looked at."""
+        count = int(self.rng.integers(1, ROWS + 1))
+        starts = np.array([len(text) for text in self.texts[:count]])
+        chunks = [self.tokens(int(self.rng.integers(1, 6)) if text else 1) for text in self.texts[:count]]
+        logits = self.decoder.verify(np.arange(count), starts, [np.array(chunk) for chunk in chunks])
+        first = 0
+        for row, chunk in enumerate(chunks):
+            for token in chunk if self.texts[row] else ():
+                self.texts[row].append(token)
+                self.check([row], logits[first : first + 1])
+                first += 1
+            first += not self.texts[row]
+        assert first == len(logits)
+
     def free(self) -> None:
         """A row is given up: it stands at position 0 from now on."""
         self.texts[int(self.rng.integers(ROWS))] = []
@@ -109,7 +124,17 @@ class Play:
         self.texts = [[] for _ in range(ROWS)]
 
 
-MOVES = [Play.begin, Play.begin, Play.extend, Play.decode, Play.decode, Play.free, Play.compact, Play.new_weights]
+MOVES = [
+    Play.begin,
+    Play.begin,
+    Play.extend,
+    Play.verify,
+    Play.decode,
+    Play.decode,
+    Play.free,
+    Play.compact,
+    Play.new_weights,
+]
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from palaestra.models.engine import GenerationRequest, LocalEngine
+from palaestra.models.engine import GenerationRequest
 from palaestra.models.http_engine import turn_seed
+from palaestra.models.local_engine import LocalEngine
 from palaestra.models.served_model import sampling_generator
 
 

@@ -9,8 +9,11 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 from palaestra.core.errors import ConfigError
 from palaestra.core.seeding import generator
 from palaestra.models.cached_decoder import CachedDecoder
-from palaestra.models.engine import GenerationRequest, LocalEngine
+from palaestra.models.drafts import LONGEST, Drafts
+from palaestra.models.engine import GenerationRequest
 from palaestra.models.fused_decoder import FusedDecoder
+from palaestra.models.loading import ModelConfig, build_model
+from palaestra.models.local_engine import LocalEngine
 
 END = frozenset({2})
 Make = Callable[..., PreTrainedModel]
@@ -115,6 +118,7 @@ def test_equal_runs_are_equal_to_the_last_bit(tiny_model: Make) -> None:
     model = tiny_model()
     engine = LocalEngine(model, 9, 256)
     first = play(engine, 17, 4)
+    engine.update_weights(1)  # as every collection begins
     second = play(engine, 17, 4)
     third = play(LocalEngine(tiny_model(), 9, 256), 17, 4)
     for key, (stream, logprobs) in first.items():
@@ -240,3 +244,85 @@ def test_waiting_rows_are_answered_together(tiny_model: Make) -> None:
     engine = LocalEngine(tiny_model(), 16, 256, wait_share=0.5)
     play(engine, 16, 4)
     assert engine.stats.prefills <= 12
+
+
+# -------------------------------------------------------------------------------------------------------------- drafts
+@pytest.fixture(scope="module", params=[3.0, 8.0])
+def repetitive_model(request: pytest.FixtureRequest) -> PreTrainedModel:
+    """A model that is sure of most tokens, and comes back to the same ones; less so for the smaller factor."""
+    config = ModelConfig(
+        architecture="qwen3", hidden_size=32, layers=2, heads=4, kv_heads=2, intermediate_size=48, context=512
+    )
+    model = build_model(config, 40, 1, pad_id=0, eos_id=2).eval()
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(request.param * 8)
+    return model
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6, 0.0])
+def test_guessed_tokens_are_those_that_one_pass_per_token_samples(
+    repetitive_model: PreTrainedModel, temperature: float
+) -> None:
+    with_drafts = LocalEngine(repetitive_model, 7, 512)
+    without = LocalEngine(repetitive_model, 7, 512, drafts=False)
+    found = long_play(with_drafts, temperature)
+    wanted = long_play(without, temperature)
+    for key, (stream, logprobs) in wanted.items():
+        assert found[key][0] == stream
+        np.testing.assert_allclose(found[key][1], logprobs, atol=1e-4)
+    assert with_drafts.stats.guessed_tokens > 0.2 * with_drafts.stats.sampled_tokens
+    assert with_drafts.stats.sampled_tokens == without.stats.sampled_tokens
+    assert with_drafts.stats.decode_steps < 0.85 * without.stats.decode_steps
+    assert without.stats.guessed_tokens == 0
+
+
+def long_play(engine: LocalEngine, temperature: float) -> dict[int, Any]:
+    """`play` with few tokens to say, turns of up to forty tokens, and one token that ends them."""
+    streams: dict[int, list[int]] = {}
+    logprobs: dict[int, list[float]] = {}
+    generators = {key: generator("long", key) for key in range(12)}
+    for key in range(12):
+        streams[key], logprobs[key] = [], []
+        prompt = np.random.default_rng(key // 4).integers(3, 40, 40 + key // 4).tolist()
+        options = {"generator": generators[key], "temperature": temperature, "max_tokens": 5 + 3 * key}
+        engine.submit(request(key, prompt, **options))
+    left = dict.fromkeys(range(12), 4)
+    while left:
+        for completion in engine.poll():
+            key = int(completion.key)  # type: ignore[call-overload]
+            assert len(completion.token_ids) == len(completion.logprobs) <= 5 + 3 * key
+            assert (completion.finished == "end") == (completion.token_ids[-1] in END)
+            assert not set(completion.token_ids[:-1]) & END
+            streams[key] += completion.token_ids
+            logprobs[key] += completion.logprobs
+            left[key] -= 1
+            if left[key]:
+                options = {"generator": generators[key], "temperature": temperature, "max_tokens": 5 + 3 * key}
+                engine.submit(request(key, [3 + key, 4, 5], **options))
+            else:
+                del left[key]
+                engine.release(key)
+    return {key: (streams[key], np.array(logprobs[key])) for key in streams}
+
+
+def test_a_guess_is_what_always_came_after_the_same_tokens() -> None:
+    drafts = Drafts()
+    assert drafts.guess([1, 2, 3], 9) == []
+    drafts.learn([1, 2, 3, 4, 5, 6, 7])
+    assert drafts.guess([1, 2, 3], 9) == [4, 5, 6, 7]
+    assert drafts.guess([1, 2, 3], 2) == [4, 5]
+    assert drafts.guess([2, 3], 9) == []
+    drafts.learn([2, 3, 4, 9])
+    assert drafts.guess([1, 2, 3], 9) == [4]  # 5 and 9 came after 2, 3, 4
+    drafts.learn([2, 3, 4, 5])
+    assert drafts.guess([1, 2, 3], 9) == [4]
+    drafts.learn([20, *range(20, 23), *([20, 21, 22] * 9)])
+    assert len(drafts.guess([20, 21, 22], 99)) == LONGEST
+    drafts.clear()
+    assert drafts.guess([1, 2, 3], 9) == []
+
+
+def test_only_decoders_that_verify_get_guesses(repetitive_model: PreTrainedModel) -> None:
+    engine = LocalEngine(repetitive_model, 7, 512, decoder=CachedDecoder(repetitive_model, 7, 512))
+    long_play(engine, 0.0)
+    assert engine.stats.guessed_tokens == 0

@@ -197,12 +197,13 @@ def test_an_action_that_is_cut_off_is_handed_over_and_closed_as_context(tokenize
 
 
 # ------------------------------------------------------------------------------------------------------- determinism
-def same(first: list[Episode], second: list[Episode]) -> bool:
+def same(first: list[Episode], second: list[Episode], within: float = 0.0) -> bool:
+    """Whether tokens and results are equal, and log-probabilities within so much."""
     pairs = zip(first, second, strict=True)
     return all(
         np.array_equal(a.trajectories[0].segments[0].token_ids_T, b.trajectories[0].segments[0].token_ids_T)
-        and np.array_equal(
-            a.trajectories[0].segments[0].logprobs_T, b.trajectories[0].segments[0].logprobs_T, equal_nan=True
+        and np.allclose(
+            *(each.trajectories[0].segments[0].logprobs_T for each in (a, b)), rtol=0.0, atol=within, equal_nan=True
         )
         and (a.reward, a.success) == (b.reward, b.success)
         for a, b in pairs

@@ -64,7 +64,7 @@ def test_values_and_gradients_are_those_of_the_whole_vocabulary(
             assert leaf.grad is not None
             results.append((logprobs.detach(), leaf.grad))
     torch.testing.assert_close(results[0][0], results[1][0], rtol=2e-5, atol=2e-5)
-    torch.testing.assert_close(results[0][1], results[1][1], rtol=2e-4, atol=2e-5)
+    torch.testing.assert_close(results[0][1], results[1][1], rtol=2e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -22,11 +22,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..core.trajectories import Segment
-from .batch import LENGTH_STEP, TokenBatch
+from .batch import LENGTH_STEP, TokenBatch, token_budget_batches
 from .precision import device_of, recomputes_activations
 
 WORTH_IT = 0.8
-"""Prompts are shared where that leaves at most this share of the padded tokens."""
+"""Prompts of a batch are shared where that leaves at most this share of its padded tokens."""
+WORTH_MEETING = 0.7
+"""Rows with equal prompts meet, rather than rows of equal length, where that leaves at most this share of all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -99,13 +101,17 @@ def hidden_before_actions(
 def prompt_batches(segments: Sequence[Segment], budget: int, generator: np.random.Generator) -> list[list[int]]:
     """Groups indices into batches of at most `budget` padded tokens, in random order; equal prompts meet.
 
-    They count once per batch; a prompt with more rows than fit into the budget stands in several batches.
+    They count once per batch; a prompt with more rows than fit into the budget stands in several batches. Where that
+    saves too little, because prompts are short or what follows them differs in length, rows of equal length meet.
 
     Args:
         segments: One per row.
         budget: Prompts times the longest of them plus rows times the longest rest, at most.
         generator: Decides which prompts of similar length meet, and the order of the batches.
     """
+    lengths = [len(segment) for segment in segments]
+    apart = token_budget_batches(lengths, budget, generator)
+    padded_apart = sum(len(batch) * max(lengths[index] for index in batch) for batch in apart)
     units: list[tuple[int, int, list[int]]] = []
     groups: dict[bytes, list[int]] = {}
     heads = [_head(segment) for segment in segments]
@@ -119,6 +125,7 @@ def prompt_batches(segments: Sequence[Segment], budget: int, generator: np.rando
             units.append((prompt, max(rests[part : part + fit]), members[part : part + fit]))
     similar = [(prompt + rest) // LENGTH_STEP for prompt, rest, _ in units]
     batches: list[list[int]] = []
+    padded: list[int] = []
     longest = rest = count = 0
     for number in np.lexsort((generator.random(len(units)), np.array(similar, np.int64))).tolist():
         prompt, more_rest, members = units[number]
@@ -129,7 +136,11 @@ def prompt_batches(segments: Sequence[Segment], budget: int, generator: np.rando
             longest, rest, count = wider, further, count + 1
         else:
             batches.append(list(members))
+            padded.append(0)
             longest, rest, count = prompt, more_rest, 1
+        padded[-1] = longest * count + rest * len(batches[-1])
+    if sum(padded) > WORTH_MEETING * padded_apart:
+        return apart
     return [batches[i] for i in generator.permutation(len(batches))]
 
 

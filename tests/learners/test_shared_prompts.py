@@ -138,8 +138,20 @@ def test_batches_hold_every_row_once_and_keep_the_budget(shape: Shape, seed: int
         heads = [segments[i].token_ids_T[: int(segments[i].action_mask_T[1:].argmax())].tobytes() for i in batch]
         longest = max(len(head) // 4 for head in heads)
         rest = max(len(segments[i]) - len(head) // 4 for i, head in zip(batch, heads, strict=True))
-        assert len(batch) == 1 or len(set(heads)) * longest + len(batch) * rest <= budget
+        whole = len(batch) * max(len(segments[i]) for i in batch)
+        assert len(batch) == 1 or min(whole, len(set(heads)) * longest + len(batch) * rest) <= budget
     assert batches == prompt_batches(segments, budget, np.random.default_rng(seed))
+
+
+def test_equal_prompts_meet_where_that_saves_much_and_rows_of_equal_length_elsewhere() -> None:
+    long = rows([(60, [5, 6, 7, 8]), (60, [5, 6, 7, 8])])
+    for batch in prompt_batches(long, 130, np.random.default_rng(0)):
+        assert len(batch) == 4
+        assert len({long[i].token_ids_T[:59].tobytes() for i in batch}) == 1
+    short = rows([(6, [5, 60, 5, 60]), (6, [5, 60, 5, 60])])
+    for batch in prompt_batches(short, 280, np.random.default_rng(0)):
+        assert len(batch) == 4
+        assert len({len(short[i]) for i in batch}) == 1
 
 
 def groups_with_prompts(model: Any) -> list[Group]:

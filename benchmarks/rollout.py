@@ -143,6 +143,10 @@ def median(answers: Sequence[Answer], figure: Callable[[Answer], float]) -> floa
     return statistics.median(map(figure, answers))
 
 
+def prefilled_per_sampled(answers: Sequence[Answer]) -> float:
+    return sum(a.prefilled_tokens for a in answers) / sum(a.sampled_tokens for a in answers)
+
+
 def figures_of(answers: Sequence[Answer], order: Order) -> Figures:
     """Medians of one side in one case."""
     steps = order.steps * len(answers)
@@ -152,9 +156,7 @@ def figures_of(answers: Sequence[Answer], order: Order) -> Figures:
         "rollout_s_per_turn": round(median(answers, lambda each: each.seconds_rollout) / order.steps / order.turns, 4),
         "step_s": round(median(answers, lambda each: each.seconds) / order.steps, 4),
         "tokens_per_action": round(sum(a.sampled_tokens for a in answers) / sum(a.actions for a in answers), 2),
-        "prefilled_per_sampled": round(
-            sum(a.prefilled_tokens for a in answers) / sum(a.sampled_tokens for a in answers), 3
-        ),
+        "prefilled_per_sampled": round(prefilled_per_sampled(answers), 3),
         "actions_per_step": sum(a.actions for a in answers) / steps,
         "valid": round(statistics.mean(a.valid for a in answers), 4),
         "prompt_tokens": round(statistics.mean(a.prompt_tokens for a in answers), 1),
@@ -217,10 +219,7 @@ def targets(turns: Mapping[str, Mapping[str, Sequence[Answer]]]) -> dict[str, Fi
         found["cost per token, dearest of 2, 4, 8, 16 turns against 2 turns"] = judged(
             "<=", 1.25, max(costs) / costs[0]
         )
-        prefilled = [
-            sum(a.prefilled_tokens for a in answers or ()) / sum(a.sampled_tokens for a in answers or ())
-            for answers in flat.values()
-        ]
+        prefilled = [prefilled_per_sampled(answers or ()) for answers in flat.values()]
         found["tokens prefilled per token sampled, most of 2, 4, 8, 16 turns against 2 turns"] = judged(
             "<=", 1.05, max(prefilled) / prefilled[0]
         )

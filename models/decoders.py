@@ -24,6 +24,17 @@ if TYPE_CHECKING:
 IntArray = NDArray[np.int64]
 
 
+def to_device(array: NDArray[np.generic], device: torch.device) -> torch.Tensor:
+    """An array as a tensor where a model is; on the CPU it is not copied."""
+    tensor = torch.from_numpy(array)
+    return tensor if device.type == "cpu" else tensor.to(device, non_blocking=True)
+
+
+def counted(sizes: IntArray) -> IntArray:
+    """Counts from 0 within groups that stand in one line: sizes 2, 3 give 0, 1, 0, 1, 2."""
+    return np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+
+
 class Decoder(Protocol):
     """Logits of next tokens for rows of a cache; row r holds one conversation's keys and values from position 0 on."""
 

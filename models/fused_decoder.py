@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn.functional import pad, silu
 
 from .adapters import linear_parts
-from .decoders import IntArray
+from .decoders import IntArray, counted, to_device
 from .fused_weights import FusedLayer, FusedWeights
 from .prefix_cache import SHORTEST, UNSEEN, PrefixCache, PrefixPlan, softmax
 
@@ -209,7 +209,7 @@ class FusedDecoder:
         """Logits after the last or every token. All tokens stand in one line (N); only attention sees padded rows."""
         lengths = np.array([len(chunk) for chunk in chunks])
         chunk_N = np.repeat(np.arange(len(chunks)), lengths)
-        column_N = np.arange(len(chunk_N)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        column_N = counted(lengths)
         # rows that are free stand at position 0, whatever they began with
         first_B = np.maximum(starts - self._prefixes.offsets(rows), 0)
         slot_N = column_N + first_B[chunk_N]
@@ -262,9 +262,7 @@ class FusedDecoder:
         return x + layer.down(silu(gate).mul_(up))
 
     def _to_device(self, array: IntArray) -> torch.Tensor:
-        tensor = torch.from_numpy(array)
-        device = self._positions_S.device
-        return tensor if device.type == "cpu" else tensor.to(device, non_blocking=True)
+        return to_device(array, self._positions_S.device)
 
 
 def _attend_own(

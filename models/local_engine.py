@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import ConfigError
 from .decoder_choice import choose_decoder
-from .decoders import Decoder, Verifier
+from .decoders import Decoder, Verifier, counted
 from .drafts import ORDER, Drafts
 from .engine import Completion, EngineStats, GenerationRequest
 from .row_table import ACTIVE, FREE, IDLE, WAITING, RowTable
@@ -271,7 +271,7 @@ class LocalEngine:
         logits = self._decoder.verify(np.arange(block), positions_B, chunks)
         sizes_B = np.array([len(chunk) for chunk in chunks])
         row_N = np.repeat(np.arange(block), sizes_B)
-        ahead_N = np.arange(len(row_N)) - np.repeat(np.cumsum(sizes_B) - sizes_B, sizes_B)
+        ahead_N = counted(sizes_B)
         mine_N = np.isin(row_N, active)
         if not mine_N.all():
             logits = logits[torch.from_numpy(mine_N).to(logits.device)]

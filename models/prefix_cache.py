@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .decoders import IntArray
+from .decoders import IntArray, counted, to_device
 
 NONE = -1
 UNSEEN = -1e30
@@ -159,7 +159,7 @@ class PrefixCache:
         has = prefix_B != NONE
         order = np.argsort(prefix_B, kind="stable")[np.count_nonzero(~has) :]
         sizes_P = np.bincount(prefix_B[has], minlength=count)
-        rank = np.arange(len(order)) - np.repeat(np.cumsum(sizes_P) - sizes_P, sizes_P)
+        rank = counted(sizes_P)
         member_PN = np.zeros((count, int(sizes_P.max())), dtype=np.int64)
         member_PN[prefix_B[order], rank] = order
         place_B = np.zeros(len(rows), dtype=np.int64)
@@ -208,8 +208,7 @@ class PrefixCache:
         self._plan_of = (0, None)
 
     def _tensor(self, array: NDArray[np.generic]) -> torch.Tensor:
-        tensor = torch.from_numpy(array)
-        return tensor if self._empty.device.type == "cpu" else tensor.to(self._empty.device, non_blocking=True)
+        return to_device(array, self._empty.device)
 
 
 def softmax(scores: torch.Tensor) -> torch.Tensor:

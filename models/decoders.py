@@ -61,10 +61,15 @@ class Decoder(Protocol):
 
 @runtime_checkable
 class Verifier(Protocol):
-    """A decoder that gives the logits after every token of its chunks."""
+    """A decoder that gives the logits after several tokens of its chunks."""
 
-    def verify(self, rows: IntArray, starts: IntArray, chunks: list[IntArray]) -> torch.Tensor:
-        """Feeds chunks as `Decoder.prefill` does; gives the logits after each token, chunk by chunk in one line, NV.
+    @property
+    def by_row(self) -> bool:
+        """Whether a chunk costs what it has by itself, and not what the longest chunk of its call has."""
+        ...
+
+    def verify(self, rows: IntArray, starts: IntArray, chunks: list[IntArray], tails: IntArray) -> torch.Tensor:
+        """Feeds chunks as `Decoder.prefill` does; gives the logits after each one's last `tails` tokens, in one line.
 
         A row is the same conversation as before, also at position 0.
         """

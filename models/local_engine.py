@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from .row_table import IntArray
 
+WORTH_A_PASS = 3
+"""Guessed tokens of a row that are checked rather than sampled one by one along with the other rows."""
 COMPACT_BELOW = 0.8
 """Rows are compacted when fewer than this share of the decoded block is taken."""
 
@@ -199,22 +201,32 @@ class LocalEngine:
         return [done[request.key] for request in requests]
 
     def _prefill(self, rows: IntArray) -> list[Completion]:
-        """Feeds what waiting rows have not in the cache; of rows with equal whole prompts one is fed."""
+        """Feeds what waiting rows have not in the cache."""
+        self.stats.prefills += 1
+        self._table.state_R[rows] = ACTIVE
+        is_new = self._table.cached_R[rows] == 0
+        done: list[Completion] = []
+        if is_new.any():
+            done += self._begin(rows[is_new])
+        if not is_new.all():
+            others = rows[~is_new]
+            self.stats.prefilled_tokens += int((self._table.length_R[others] - self._table.cached_R[others]).sum())
+            done += self._feed(others, self._guesses(others))
+        return done
+
+    def _begin(self, rows: IntArray) -> list[Completion]:
+        """Feeds whole prompts; of rows with equal ones one is fed."""
         table = self._table
         first_of: dict[bytes, int] = {}
         copies: dict[int, list[int]] = {}
         for row in rows.tolist():
-            if table.cached_R[row] == 0:
-                first = first_of.setdefault(table.tokens_RT[row, : table.length_R[row]].tobytes(), row)
-                if first != row:
-                    copies.setdefault(first, []).append(row)
-        copied = {row for same in copies.values() for row in same}
-        fed = np.array([row for row in rows.tolist() if row not in copied])
-        starts = table.cached_R[fed]
-        chunks = [table.tokens_RT[row, table.cached_R[row] : table.length_R[row]] for row in fed.tolist()]
-        logits = self._decoder.prefill(fed, starts, chunks)
+            first = first_of.setdefault(table.tokens_RT[row, : table.length_R[row]].tobytes(), row)
+            if first != row:
+                copies.setdefault(first, []).append(row)
+        fed = np.array(list(first_of.values()))
+        chunks = [table.tokens_RT[row, : table.length_R[row]] for row in fed.tolist()]
+        logits = self._decoder.prefill(fed, np.zeros_like(fed), chunks)
         self.stats.prefilled_tokens += sum(map(len, chunks))
-        self.stats.prefills += 1
         if copies:
             for first, same in copies.items():
                 self._decoder.share_prompt(first, np.array(same), int(table.length_R[first]))
@@ -223,62 +235,26 @@ class LocalEngine:
             logits = logits[torch.from_numpy(origin).to(logits.device)]
             fed = np.concatenate([fed, *map(np.array, copies.values())])
         table.cached_R[fed] = table.length_R[fed]
-        table.state_R[fed] = ACTIVE
         return self._advance(fed, logits)
 
-    def _decode(self, active: IntArray) -> list[Completion]:
-        """Samples one token for every active row.
-
-        The rows of a block are decoded together. Rows among them that wait are fed a token that they have anyway, which
-        writes what is there already (or what their next chunk writes again).
-        """
+    def _feed(self, rows: IntArray, drafted: list[list[int]]) -> list[Completion]:
+        """Feeds rows what they have not in the cache, and guesses after it; keeps what is sampled as it was guessed."""
         table = self._table
-        block = int(active[-1]) + 1
-        taken = int(np.count_nonzero(table.state_R[:block] != FREE))
-        if taken < COMPACT_BELOW * block:
-            block = self._compact(block)
-            active = np.flatnonzero(table.state_R == ACTIVE)
-        length_B = table.length_R[:block]
-        positions_B = np.minimum(table.cached_R[:block], np.maximum(length_B - 1, 0))
-        self.stats.decode_steps += 1
-        drafted = self._drafted(active)
-        if drafted is not None:
-            return self._verify(active, drafted, positions_B)
-        logits = self._decoder.decode(table.tokens_RT[np.arange(block), positions_B], positions_B)
-        table.cached_R[active] += 1
-        if len(active) < block:
-            logits = logits[torch.from_numpy(active).to(logits.device)]
-        return self._advance(active, logits)
-
-    def _drafted(self, active: IntArray) -> list[list[int]] | None:
-        """What is guessed for each active row; None where it would not save a pass for most."""
-        if self._drafts is None:
-            return None
-        table = self._table
-        lengths = table.length_R[active]
-        rooms = table.stop_R[active] - lengths - 1
-        last_AO = table.tokens_RT[active[:, None], np.maximum(lengths[:, None] - np.arange(ORDER, 0, -1), 0)]
-        drafted = [self._drafts.guess(*row) for row in zip(last_AO.tolist(), rooms.tolist(), strict=True)]
-        return drafted if sum(map(len, drafted)) >= len(active) else None
-
-    def _verify(self, active: IntArray, drafted: list[list[int]], positions_B: IntArray) -> list[Completion]:
-        """Feeds active rows their last token and the guesses after it, and keeps what is sampled as it was guessed."""
-        table, block = self._table, len(positions_B)
-        chunks = list(table.tokens_RT[np.arange(block), positions_B][:, None])
-        for row, draft in zip(active.tolist(), drafted, strict=True):
-            chunks[row] = np.array([chunks[row][0], *draft])
-        assert isinstance(self._decoder, Verifier)
-        logits = self._decoder.verify(np.arange(block), positions_B, chunks)
-        sizes_B = np.array([len(chunk) for chunk in chunks])
-        row_N = np.repeat(np.arange(block), sizes_B)
-        ahead_N = counted(sizes_B)
-        mine_N = np.isin(row_N, active)
-        if not mine_N.all():
-            logits = logits[torch.from_numpy(mine_N).to(logits.device)]
-        tokens, logprobs = self._sampled(row_N[mine_N], table.length_R[row_N[mine_N]] + ahead_N[mine_N], logits)
+        starts = table.cached_R[rows]
+        spans = zip(rows.tolist(), starts.tolist(), table.length_R[rows].tolist(), drafted, strict=True)
+        chunks = [
+            np.append(table.tokens_RT[row, start:stop], draft).astype(np.int64) for row, start, stop, draft in spans
+        ]
+        tails = np.array([1 + len(draft) for draft in drafted])
+        if isinstance(self._decoder, Verifier):
+            logits = self._decoder.verify(rows, starts, chunks, tails)
+        else:
+            logits = self._decoder.prefill(rows, starts, chunks)
+        row_N = np.repeat(rows, tails)
+        tokens, logprobs = self._sampled(row_N, table.length_R[row_N] + counted(tails), logits)
         over: list[int] = []
         first = 0
-        for row, draft in zip(active.tolist(), drafted, strict=True):
+        for row, draft in zip(rows.tolist(), drafted, strict=True):
             said, is_end_V = tokens[first : first + len(draft) + 1], self._is_end_EV[table.ends_R[row]]
             kept = 1
             while kept <= len(draft) and said[kept - 1] == draft[kept - 1] and not is_end_V[said[kept - 1]]:
@@ -292,6 +268,47 @@ class LocalEngine:
                 over.append(row)
             first += len(draft) + 1
         return self._completed(np.array(over, dtype=np.int64))
+
+    def _decode(self, active: IntArray) -> list[Completion]:
+        """Checks what is guessed, or samples one token for every active row.
+
+        In the latter case the rows of a block are decoded together. Rows among them that wait are fed a token that they
+        have anyway, which writes what is there already (or what their next chunk writes again).
+        """
+        table = self._table
+        self.stats.decode_steps += 1
+        drafted = self._guesses(active)
+        checked = self._worth_checking(drafted)
+        if checked:
+            return self._feed(active[checked], [drafted[i] for i in checked])
+        block = int(active[-1]) + 1
+        taken = int(np.count_nonzero(table.state_R[:block] != FREE))
+        if taken < COMPACT_BELOW * block:
+            block = self._compact(block)
+            active = np.flatnonzero(table.state_R == ACTIVE)
+        length_B = table.length_R[:block]
+        positions_B = np.minimum(table.cached_R[:block], np.maximum(length_B - 1, 0))
+        logits = self._decoder.decode(table.tokens_RT[np.arange(block), positions_B], positions_B)
+        table.cached_R[active] += 1
+        if len(active) < block:
+            logits = logits[torch.from_numpy(active).to(logits.device)]
+        return self._advance(active, logits)
+
+    def _guesses(self, rows: IntArray) -> list[list[int]]:
+        """What is guessed to follow in each row."""
+        if self._drafts is None:
+            return [[] for _ in rows]
+        table = self._table
+        lengths = table.length_R[rows]
+        rooms = table.stop_R[rows] - lengths - 1
+        last_AO = table.tokens_RT[rows[:, None], np.maximum(lengths[:, None] - np.arange(ORDER, 0, -1), 0)]
+        return [self._drafts.guess(*row) for row in zip(last_AO.tolist(), rooms.tolist(), strict=True)]
+
+    def _worth_checking(self, drafted: list[list[int]]) -> list[int]:
+        """Which of the active rows are fed with their guesses now; the others wait for it."""
+        if isinstance(self._decoder, Verifier) and self._decoder.by_row:
+            return [i for i, draft in enumerate(drafted) if len(draft) >= WORTH_A_PASS]
+        return list(range(len(drafted))) if sum(map(len, drafted)) >= len(drafted) else []
 
     def _compact(self, block: int) -> int:
         """Moves the last rows of the block into its free rows; gives the new end of the block."""

@@ -46,25 +46,23 @@ class PrefixPlan:
     bias_BL: torch.Tensor | None
     """Added to the scores; None if every row has a prefix of the same length."""
 
-    def attend(
-        self, query_BKMD: torch.Tensor, own_BKMS: torch.Tensor, keys_PKDL: torch.Tensor, values_PKLD: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the prefixes contribute, BKMD, and the weights of the rows' own positions, BKMS, from their scores."""
-        rows, heads, queries, _ = query_BKMD.shape
-        query = self._by_prefix(query_BKMD)
-        products = torch.bmm(query, keys_PKDL[: self.prefixes, :, :, : self.length].flatten(0, 1))
+    def score(self, query_BKMD: torch.Tensor, keys_PKLD: torch.Tensor, out_BKML: torch.Tensor) -> None:
+        """Scores of the prefixes' positions."""
+        _, heads, queries, _ = query_BKMD.shape
+        keys = keys_PKLD[: self.prefixes, :, : self.length].flatten(0, 1)
+        products = torch.bmm(self._by_prefix(query_BKMD), keys.transpose(1, 2))
         scores = self._by_row(products, heads, queries)
+        out_BKML.unflatten(0, scores.shape[: scores.dim() - 3]).copy_(scores)
         if self.bias_BL is not None:
-            scores = scores + self.bias_BL.view(*scores.shape[:-3], 1, 1, self.length)
-        joined = torch.cat([scores, own_BKMS.view(*scores.shape[:-1], -1)], dim=-1)
-        weights = softmax(joined).view(rows, heads, queries, -1)
-        shared, own = weights.split_with_sizes([self.length, own_BKMS.shape[-1]], dim=-1)
+            out_BKML.add_(self.bias_BL[:, None, None])
+
+    def mix(self, weights_BKML: torch.Tensor, values_PKLD: torch.Tensor) -> torch.Tensor:
+        """Sums of the prefixes' values, BKMD."""
+        _, heads, queries, _ = weights_BKML.shape
         values = values_PKLD[: self.prefixes, :, : self.length].flatten(0, 1)
-        mixed = self._by_row(torch.bmm(self._by_prefix(shared), values), heads, queries)
-        mixed = mixed.reshape(query_BKMD.shape)
-        if self.without_B is not None:
-            mixed = mixed.masked_fill(self.without_B[:, None, None, None], 0.0)
-        return mixed, own
+        mixed = self._by_row(torch.bmm(self._by_prefix(weights_BKML), values), heads, queries)
+        mixed = mixed.reshape(*weights_BKML.shape[:3], -1)
+        return mixed if self.without_B is None else mixed.masked_fill(self.without_B[:, None, None, None], 0.0)
 
     def attend_many(
         self,
@@ -72,18 +70,18 @@ class PrefixPlan:
         query_BKMD: torch.Tensor,
         cache: tuple[torch.Tensor, torch.Tensor],
         bias_BTS: torch.Tensor,
-        keys_PKDL: torch.Tensor,
+        keys_PKLD: torch.Tensor,
         values_PKLD: torch.Tensor,
     ) -> torch.Tensor:
         """Attention of many queries per row, (BK)MD, for some of the call's rows: scores are larger than the cache."""
         count, heads, queries, _ = query_BKMD.shape
         own_keys, own_values = (states.flatten(0, 1) for states in cache)
         query, tokens, prefix_B = query_BKMD.flatten(0, 1), bias_BTS.shape[1], self.prefix_B[rows]
-        scores = query.new_empty(count * heads, queries, self.length + own_keys.shape[-1])
-        shared, own = scores.split_with_sizes([self.length, own_keys.shape[-1]], dim=-1)
-        keys = keys_PKDL[:, :, :, : self.length].index_select(0, prefix_B).flatten(0, 1)
-        torch.bmm(query, keys, out=shared)
-        torch.bmm(query, own_keys, out=own)
+        scores = query.new_empty(count * heads, queries, self.length + own_keys.shape[1])
+        shared, own = scores.split_with_sizes([self.length, own_keys.shape[1]], dim=-1)
+        keys = keys_PKLD[:, :, : self.length].index_select(0, prefix_B).flatten(0, 1)
+        torch.bmm(query, keys.transpose(1, 2), out=shared)
+        torch.bmm(query, own_keys.transpose(1, 2), out=own)
         own.view(count, -1, tokens, own.shape[-1]).add_(bias_BTS[:, None])
         if self.bias_BL is not None:
             shared.view(count, -1, self.length).add_(self.bias_BL[rows, None])
@@ -111,7 +109,7 @@ class PrefixCache:
         self._empty = empty
         self._prefix_R = np.full(rows, NONE, dtype=np.int64)
         self._length_P = np.zeros(0, dtype=np.int64)
-        self.keys_PKDL = [empty] * layers
+        self.keys_PKLD = [empty] * layers
         self.values_PKLD = [empty] * layers
         self._plan_of: tuple[int, PrefixPlan | None] = (0, None)
         """The plan for a number of leading rows, until something changes."""
@@ -139,12 +137,12 @@ class PrefixCache:
         self._changed()
 
     def add(self, rows: IntArray, keys: list[torch.Tensor], values: list[torch.Tensor]) -> None:
-        """Lets rows begin with a new prefix: per layer keys KDL and values KLD."""
-        heads, size, length = keys[0].shape
+        """Lets rows begin with a new prefix: per layer keys and values, KLD."""
+        heads, length, size = keys[0].shape
         number = next(n for n in range(len(self._prefix_R) + 1) if n not in self._prefix_R)
-        self._grow(number + 1, heads, size, length)
-        for layer, (keys_KDL, values_KLD) in enumerate(zip(keys, values, strict=True)):
-            self.keys_PKDL[layer][number, :, :, :length] = keys_KDL
+        self._grow(number + 1, heads, length, size)
+        for layer, (keys_KLD, values_KLD) in enumerate(zip(keys, values, strict=True)):
+            self.keys_PKLD[layer][number, :, :length] = keys_KLD
             self.values_PKLD[layer][number, :, :length] = values_KLD
         self._length_P[number] = length
         self._prefix_R[rows] = number
@@ -175,11 +173,21 @@ class PrefixCache:
             bias_BL=self._bias(self.offsets(rows)),
         )
 
-    def leading_plan(self, count: int) -> PrefixPlan | None:
-        """`plan` of the first rows, which most calls are about."""
-        if self._plan_of[0] != count:
-            self._plan_of = (count, self.plan(np.arange(count)))
+    def plan_of(self, rows: IntArray) -> PrefixPlan | None:
+        """`plan`, made once where most calls are about the same first rows."""
+        if rows[0] or rows[-1] != len(rows) - 1 or not np.array_equal(rows, np.arange(len(rows))):
+            return self.plan(rows)
+        if self._plan_of[0] != len(rows):
+            self._plan_of = (len(rows), self.plan(rows))
         return self._plan_of[1]
+
+    def of_row(self, row: int, layer: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Keys and values, KLD, of what a row begins with; None if it begins by itself."""
+        number = int(self._prefix_R[row])
+        if number == NONE:
+            return None
+        length = int(self._length_P[number])
+        return self.keys_PKLD[layer][number, :, :length], self.values_PKLD[layer][number, :, :length]
 
     def _bias(self, offsets_B: IntArray) -> torch.Tensor | None:
         longest = int(offsets_B.max())
@@ -189,19 +197,17 @@ class PrefixCache:
         bias = torch.zeros(unseen_BL.shape, dtype=self._empty.dtype, device=self._empty.device)
         return bias.masked_fill_(self._tensor(unseen_BL), UNSEEN)
 
-    def _grow(self, prefixes: int, heads: int, size: int, length: int) -> None:
+    def _grow(self, prefixes: int, heads: int, length: int, size: int) -> None:
         """Makes room, at least twice as much as there was."""
-        known, longest = len(self._length_P), self.keys_PKDL[0].shape[-1] if len(self._length_P) else 0
+        known, longest = len(self._length_P), self.keys_PKLD[0].shape[2] if len(self._length_P) else 0
         if prefixes <= known and length <= longest:
             return
         prefixes, length = max(prefixes, 2 * known if prefixes > known else known), max(length, longest)
-        for layer in range(len(self.keys_PKDL)):
-            keys = self._empty.new_zeros(prefixes, heads, size, length)
-            values = self._empty.new_zeros(prefixes, heads, length, size)
-            if known:
-                keys[:known, :, :, :longest] = self.keys_PKDL[layer]
-                values[:known, :, :longest] = self.values_PKLD[layer]
-            self.keys_PKDL[layer], self.values_PKLD[layer] = keys, values
+        for states in (self.keys_PKLD, self.values_PKLD):
+            for layer, old in enumerate(states):
+                states[layer] = self._empty.new_zeros(prefixes, heads, length, size)
+                if known:
+                    states[layer][:known, :, :longest] = old
         self._length_P = np.pad(self._length_P, (0, prefixes - known))
 
     def _changed(self) -> None:

@@ -309,6 +309,8 @@ def test_a_guess_is_what_always_came_after_the_same_tokens() -> None:
     drafts = Drafts()
     assert drafts.guess([1, 2, 3], 9) == []
     drafts.learn([1, 2, 3, 4, 5, 6, 7])
+    assert drafts.guess([1, 2, 3], 9) == []  # seen once
+    drafts.learn([1, 2, 3, 4, 5, 6, 7])
     assert drafts.guess([1, 2, 3], 9) == [4, 5, 6, 7]
     assert drafts.guess([1, 2, 3], 2) == [4, 5]
     assert drafts.guess([2, 3], 9) == []

@@ -7,12 +7,16 @@ prompts, tools and answers, 4 groups of 8 episodes, KL to a reference policy, an
 take turns within each round, each in a process of its own with as many torch threads; a turn is one uncounted and some
 counted steps. Figures are medians over the rounds of seconds per sampled token; ratios are those of medians.
 
+What a token costs with 2, 4, 8 and 16 turns is measured twice: with episodes that are equally long (fewer turns guess
+more codes in each), which shows what turns cost, and with one code in each, where 16 turns also make contexts four
+times as long as 2.
+
 TRL runs in every configuration that it has for this machine, its default among them (those that come within a quarter
 of its fastest one at 3 turns go on to 8 turns; one that takes three times as long in a round is not measured again).
 Ratios are to its fastest one, chosen for each figure on its own. It generates as often as we do and runs one tool call
 less per episode.
 
-Needs trl and datasets (`pip install 'palaestra[train,test]'`). Takes about twenty minutes on two cores.
+Needs trl and datasets (`pip install 'palaestra[train,test]'`). Takes about half an hour on two cores.
 """
 
 from __future__ import annotations
@@ -31,12 +35,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))  # not searched where PYTHONSAFEPATH is set
 
-from rollout_sides.orders import Answer, Order
+from rollout_sides.orders import EQUAL, Answer, Order
 
 OURS = "palaestra"
 TRL = ("default", "fp32", "bf16", "static cache", "continuous batching")
-FLAT_TURNS = (2, 4, 8, 16)
+FLAT_TURNS = tuple(turns for turns, _ in EQUAL)
 TOOL_S = 0.1
+FLAT = 1.25
+"""Cost per token that counts as flat in the number of turns."""
 IN_THE_RUNNING = 1.25
 HOPELESS = 3.0
 """What takes this many times as long as the fastest of TRL in the first round is not measured again."""
@@ -159,6 +165,7 @@ def figures_of(answers: Sequence[Answer], order: Order) -> Figures:
         "prefilled_per_sampled": round(prefilled_per_sampled(answers), 3),
         "actions_per_step": sum(a.actions for a in answers) / steps,
         "valid": round(statistics.mean(a.valid for a in answers), 4),
+        "episode_tokens": round(statistics.mean(a.episode_tokens for a in answers), 1),
         "prompt_tokens": round(statistics.mean(a.prompt_tokens for a in answers), 1),
         "rounds": len(answers),
     }
@@ -201,6 +208,7 @@ def judged(sign: str, bound: float, value: float | None, reason: str = "not meas
 def targets(turns: Mapping[str, Mapping[str, Sequence[Answer]]]) -> dict[str, Figures]:
     """The project's targets for whatever was measured."""
     found: dict[str, Figures] = {}
+    counts = ", ".join(map(str, FLAT_TURNS))
 
     def versus(name: str, case: str, figure: Callable[[Answer], float], bound: float) -> None:
         if case in turns and (result := ratio(turns[case], figure)):
@@ -213,14 +221,15 @@ def targets(turns: Mapping[str, Mapping[str, Sequence[Answer]]]) -> dict[str, Fi
     if ours := turns.get("slow tools", {}).get(OURS):
         per_turn = median(ours, lambda each: each.seconds_rollout / (each.actions / 32))
         found["32 environments, 0.1 s of tool time: s per turn"] = judged("<=", 0.4, per_turn)
-    flat = {count: turns.get(f"flat, {count} turns", {}).get(OURS) for count in FLAT_TURNS}
-    if all(flat.values()):
-        costs = [median(answers or (), rollout_us) for answers in flat.values()]
-        found["cost per token, dearest of 2, 4, 8, 16 turns against 2 turns"] = judged(
-            "<=", 1.25, max(costs) / costs[0]
-        )
-        prefilled = [prefilled_per_sampled(answers or ()) for answers in flat.values()]
-        found["tokens prefilled per token sampled, most of 2, 4, 8, 16 turns against 2 turns"] = judged(
+    for name, label in (("equal", "cost per token of equally long episodes"), ("growing", "cost per token")):
+        ours = [turns.get(f"{name}, {count} turns", {}).get(OURS) for count in FLAT_TURNS]
+        if all(ours):
+            costs = [median(answers or (), rollout_us) for answers in ours]
+            found[f"{label}, dearest of {counts} turns against 2 turns"] = judged("<=", FLAT, max(costs) / costs[0])
+    growing = [turns.get(f"growing, {count} turns", {}).get(OURS) for count in FLAT_TURNS]
+    if all(growing):
+        prefilled = [prefilled_per_sampled(answers or ()) for answers in growing]
+        found[f"tokens prefilled per token sampled, most of {counts} turns against 2 turns"] = judged(
             "<=", 1.05, max(prefilled) / prefilled[0]
         )
     return found
@@ -243,8 +252,10 @@ def run(options: argparse.Namespace, folder: Path) -> tuple[Comparison, dict[str
         case("3 turns", [OURS, *trl], Order(turns=3))
         case("8 turns", [OURS, *in_the_running(comparison.turns.get("3 turns", {}))], Order(turns=8))
         case("slow tools", [OURS, "trl fp32", "trl async tools"], Order(turns=3, tool_s=TOOL_S), min(rounds, 2))
+        for turns, codes in EQUAL:
+            case(f"equal, {turns} turns", [OURS, "trl fp32"], Order(turns=turns, codes=codes), min(rounds, 2))
         for turns in FLAT_TURNS:
-            case(f"flat, {turns} turns", [OURS], Order(turns=turns))
+            case(f"growing, {turns} turns", [OURS], Order(turns=turns))
     finally:
         comparison.close()
     return comparison, orders
@@ -274,7 +285,7 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=128, help="width of the model, a multiple of 64")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--model", type=Path, help="keep the prepared model here, and take it if it is there")
-    parser.add_argument("--cases", nargs="+", default=[], metavar="NAME", help="only these, such as '8 turns' or flat")
+    parser.add_argument("--cases", nargs="+", default=[], metavar="NAME", help="only these, such as '8 turns' or equal")
     parser.add_argument("--quick", action="store_true", help="one round, to try the script")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     options = parser.parse_args()

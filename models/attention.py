@@ -1,12 +1,6 @@
-"""Attention of a decoder's new tokens to what their rows hold, in one of three ways.
+"""Attention of a decoder's new tokens to what their rows hold: `Single` for one token per row, `Padded` for chunks.
 
-- `Single`: one token per row, all rows in one product.
-- `Padded`: chunks of several tokens, all rows in one product as long as the longest of them.
-- `ByRow`: chunks one row after the other, each with as many queries and keys as it has.
-
-A processor is busy with a single row and pays for padding; a GPU is not, and pays per call. On a processor with few
-threads numpy multiplies, in float32: its BLAS (OpenBLAS) has kernels for products with a few rows, and torch's (MKL)
-has not; it packs all the keys first. `benchmarks/attention.py` measures both.
+Batched products: faster than any fused kernel for few queries, and for groups of rows that share a prompt.
 
 Legend: N tokens of a call, all rows' chunks in one line; B rows of a call, R cache rows, T tokens of the longest chunk,
 S slots in use (a row's positions after the prompt that it shares), L positions of that prompt, K key heads, G query
@@ -19,7 +13,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from .decoders import IntArray, counted, to_device
 from .prefix_cache import UNSEEN, PrefixCache, softmax
@@ -27,16 +20,11 @@ from .row_cache import RowCache
 
 Attend = Callable[[torch.Tensor, int], torch.Tensor]
 """Queries (N, H, D, scaled) and the number of the layer, to what they attend to, NC."""
-Floats = NDArray[np.float32]
 
 _SCORES = 1 << 28
 """Scores of padded chunks that exist at one time."""
 _CPU_SCORES = 1 << 20
 """The same on a processor: what its cache holds (4 MiB)."""
-_FEW_THREADS = 2
-"""With more threads than these, torch's products are as fast as numpy's, which uses one here."""
-_BLOCK = 256
-"""Keys of one product: of longer ones OpenBLAS packs the keys, too."""
 
 
 def attention_of(cache: RowCache, prefixes: PrefixCache, rows: IntArray, counts: IntArray, ends: IntArray) -> Attend:
@@ -49,25 +37,18 @@ def attention_of(cache: RowCache, prefixes: PrefixCache, rows: IntArray, counts:
         counts: Tokens of each chunk.
         ends: Slots that each row has in use, the chunk's own among them.
     """
-    numpy = numpy_is_faster(cache.keys_RKSD[0])
-    if (counts == 1).all() and (not numpy or as_slice(rows) is not None):
-        return Single(cache, prefixes, rows, ends, numpy)
-    return (ByRow if numpy else Padded)(cache, prefixes, rows, counts, ends)
-
-
-def numpy_is_faster(states: torch.Tensor) -> bool:
-    """Whether thin products with these keys or values are numpy's."""
-    plain = states.device.type == "cpu" and states.dtype == torch.float32
-    return plain and torch.get_num_threads() <= _FEW_THREADS
+    if (counts == 1).all():
+        return Single(cache, prefixes, rows, ends)
+    return Padded(cache, prefixes, rows, counts, ends)
 
 
 class Single:
     """One token per row."""
 
-    def __init__(self, cache: RowCache, prefixes: PrefixCache, rows: IntArray, ends: IntArray, numpy: bool) -> None:
+    def __init__(self, cache: RowCache, prefixes: PrefixCache, rows: IntArray, ends: IntArray) -> None:
         self._cache, self._prefixes = cache, prefixes
         self._plan = prefixes.plan_of(rows)
-        self._length, self._numpy = int(ends.max()), numpy
+        self._length = int(ends.max())
         device = cache.keys_RKSD[0].device
         read = as_slice(rows)
         self._rows = to_device(rows, device) if read is None else read
@@ -80,57 +61,14 @@ class Single:
         before = 0 if self._plan is None else self._plan.length
         scores = query.new_empty(*query.shape[:3], before + self._length)
         shared, own = scores.split_with_sizes([before, self._length], dim=-1)
-        if self._numpy:
-            thin_scores(query.numpy(), keys.numpy(), own.numpy())
-        else:
-            own.copy_(torch.matmul(query, keys.transpose(-1, -2)))
-        own.add_(self._bias_BS[:, None, None])
+        torch.add(torch.matmul(query, keys.transpose(-1, -2)), self._bias_BS[:, None, None], out=own)
         if self._plan is not None:
             self._plan.score(query, self._prefixes.keys_PKLD[layer], shared)
         shared, own = softmax(scores).split_with_sizes([before, self._length], dim=-1)
-        mixed = torch.from_numpy(thin_mix(own.numpy(), values.numpy())) if self._numpy else torch.matmul(own, values)
+        mixed = torch.matmul(own, values)
         if self._plan is not None:
             mixed += self._plan.mix(shared, self._prefixes.values_PKLD[layer])
         return mixed.flatten(1)
-
-
-class ByRow:
-    """Chunks, one row after the other; in numpy, all but the softmax."""
-
-    def __init__(
-        self, cache: RowCache, prefixes: PrefixCache, rows: IntArray, counts: IntArray, ends: IntArray
-    ) -> None:
-        self._cache, self._prefixes = cache, prefixes
-        stops = np.cumsum(counts)
-        self._chunks = list(zip(rows.tolist(), (stops - counts).tolist(), stops.tolist(), ends.tolist(), strict=True))
-        longest = int(counts.max())
-        self._later_TT = np.triu(np.full((longest, longest), UNSEEN, dtype=np.float32), 1)
-
-    def __call__(self, query_NHD: torch.Tensor, layer: int) -> torch.Tensor:
-        """See `Attend`."""
-        keys_RKSD, values_RKSD = self._cache.keys_RKSD[layer].numpy(), self._cache.values_RKSD[layer].numpy()
-        heads, size = keys_RKSD.shape[1], keys_RKSD.shape[3]
-        query_NKGD = query_NHD.unflatten(1, (heads, -1)).numpy()
-        mixed_NKGD = np.empty_like(query_NKGD)
-        for row, start, stop, end in self._chunks:
-            query = query_NKGD[start:stop].swapaxes(0, 1).reshape(heads, -1, size)
-            keys, values = keys_RKSD[row, :, :end], values_RKSD[row, :, :end]
-            prefix = self._prefixes.of_row(row, layer)
-            before = 0 if prefix is None else prefix[0].shape[1]
-            scores = torch.empty(heads, query.shape[1], before + end)
-            own = scores.numpy()[..., before:]
-            np.matmul(query, keys.swapaxes(1, 2), out=own)
-            if stop - start > 1:
-                new = own.reshape(heads, stop - start, -1, end)[..., start - stop :]
-                new += self._later_TT[: stop - start, None, : stop - start]
-            if prefix is not None:
-                np.matmul(query, prefix[0].numpy().swapaxes(1, 2), out=scores.numpy()[..., :before])
-            weights = scores.softmax(-1).numpy()
-            mixed = np.matmul(weights[..., before:], values)
-            if prefix is not None:
-                mixed += np.matmul(weights[..., :before], prefix[1].numpy())
-            mixed_NKGD[start:stop] = mixed.reshape(heads, stop - start, -1, size).swapaxes(0, 1)
-        return torch.from_numpy(mixed_NKGD).flatten(1)
 
 
 class Padded:
@@ -178,36 +116,6 @@ def _attend_own(
     scores = torch.bmm(query_BKMD.flatten(0, 1), keys.transpose(1, 2))
     scores.view(len(query_BKMD), -1, *bias_BTS.shape[1:]).add_(bias_BTS[:, None])
     return torch.bmm(softmax(scores), values)
-
-
-def thin_scores(query_BKMD: Floats, keys_BKSD: Floats, out_BKMS: Floats) -> None:
-    """Products of few queries with many keys."""
-    whole = _whole_blocks(keys_BKSD)
-    if whole:
-        blocks = out_BKMS[..., :whole].reshape(*out_BKMS.shape[:3], -1, _BLOCK).transpose(0, 1, 3, 2, 4)
-        np.matmul(query_BKMD[:, :, None], _in_blocks(keys_BKSD, whole).swapaxes(3, 4), out=blocks)
-    np.matmul(query_BKMD, keys_BKSD[:, :, whole:].swapaxes(2, 3), out=out_BKMS[..., whole:])
-
-
-def thin_mix(weights_BKMS: Floats, values_BKSD: Floats) -> Floats:
-    """Sums of values by few rows of weights, BKMD."""
-    whole = _whole_blocks(values_BKSD)
-    mixed = np.matmul(weights_BKMS[..., whole:], values_BKSD[:, :, whole:])
-    if whole:
-        blocks = weights_BKMS[..., :whole].reshape(*weights_BKMS.shape[:3], -1, _BLOCK).transpose(0, 1, 3, 2, 4)
-        mixed += np.matmul(blocks, _in_blocks(values_BKSD, whole)).sum(2)
-    return mixed
-
-
-def _whole_blocks(states_BKSD: Floats) -> int:
-    """How many slots are in whole blocks; 0 where one product does."""
-    slots = states_BKSD.shape[2]
-    return 0 if slots < 2 * _BLOCK else slots // _BLOCK * _BLOCK
-
-
-def _in_blocks(states_BKSD: Floats, whole: int) -> Floats:
-    rows, heads, _, size = states_BKSD.shape
-    return states_BKSD[:, :, :whole].reshape(rows, heads, -1, _BLOCK, size)
 
 
 def unseen(slots: torch.Tensor, length: int, like: torch.Tensor) -> torch.Tensor:

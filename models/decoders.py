@@ -64,8 +64,8 @@ class Verifier(Protocol):
     """A decoder that gives the logits after several tokens of its chunks."""
 
     @property
-    def by_row(self) -> bool:
-        """Whether a chunk costs what it has by itself, and not what the longest chunk of its call has."""
+    def pays_per_token(self) -> bool:
+        """Whether time goes into tokens, padding among them, as on a processor, and not into calls, as on a GPU."""
         ...
 
     def verify(self, rows: IntArray, starts: IntArray, chunks: list[IntArray], tails: IntArray) -> torch.Tensor:

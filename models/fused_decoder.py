@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.functional import silu
 
 from .adapters import linear_parts
-from .attention import attention_of, numpy_is_faster
+from .attention import attention_of
 from .decoders import IntArray, counted, to_device
 from .fused_weights import FusedLayer, FusedWeights
 from .prefix_cache import SHORTEST, PrefixCache
@@ -108,9 +108,9 @@ class FusedDecoder:
         self._prefixes.add(rows, keys, values)
 
     @property
-    def by_row(self) -> bool:
-        """See `Verifier.by_row`."""
-        return numpy_is_faster(self._cache.keys_RKSD[0])
+    def pays_per_token(self) -> bool:
+        """See `Verifier.pays_per_token`."""
+        return self._positions_S.device.type == "cpu"
 
     # -- tokens to logits -----------------------------------------------------------------------------------------
 

@@ -306,7 +306,7 @@ class LocalEngine:
 
     def _worth_checking(self, drafted: list[list[int]]) -> list[int]:
         """Which of the active rows are fed with their guesses now; the others wait for it."""
-        if isinstance(self._decoder, Verifier) and self._decoder.by_row:
+        if isinstance(self._decoder, Verifier) and self._decoder.pays_per_token:
             return [i for i, draft in enumerate(drafted) if len(draft) >= WORTH_A_PASS]
         return list(range(len(drafted))) if sum(map(len, drafted)) >= len(drafted) else []
 

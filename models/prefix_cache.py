@@ -181,14 +181,6 @@ class PrefixCache:
             self._plan_of = (len(rows), self.plan(rows))
         return self._plan_of[1]
 
-    def of_row(self, row: int, layer: int) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Keys and values, KLD, of what a row begins with; None if it begins by itself."""
-        number = int(self._prefix_R[row])
-        if number == NONE:
-            return None
-        length = int(self._length_P[number])
-        return self.keys_PKLD[layer][number, :, :length], self.values_PKLD[layer][number, :, :length]
-
     def _bias(self, offsets_B: IntArray) -> torch.Tensor | None:
         longest = int(offsets_B.max())
         if (offsets_B == longest).all():

@@ -1,5 +1,6 @@
 """The game that both sides play: guess a code of twelve digits. It never ends early: turns are as many as asked for.
 
+A call guesses one code, or several, each after its letter: so episodes of the same length can have few turns or many.
 Here are the rules, once, and what each side makes of them: a `ToolEnv` for Palaestra, a class with a `reset` and a
 tool for TRL's `environment_factory`. Prompt, tool schema and answers are equal, token by token.
 """
@@ -9,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
+import string
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -20,13 +23,17 @@ from palaestra.envs import EnvOptions, Grade, Split, Task, ToolEnv, task_id_of, 
 ID = "rollout_sides.game:Codebreaker-v0"
 DIGITS = 12
 PROMPT = (
-    "There is a secret code of twelve digits. Guess it, one call at a time, and use what you are told about each "
+    "There is a secret code of twelve digits. Guess it, {pace}, and use what you are told about each "
     "guess. The sum of its digits is {sum}, and the first of them are {start}."
 )
 
 
-def prompt_of(secret: str) -> str:
-    return PROMPT.format(sum=sum(map(int, secret)), start=" ".join(secret[:4]))
+def prompt_of(secret: str, codes: int = 1) -> str:
+    """The task: guess this secret, with so many codes in every call."""
+    pace = (
+        "one call at a time" if codes == 1 else f"with the codes a to {string.ascii_lowercase[codes - 1]} in each call"
+    )
+    return PROMPT.format(pace=pace, sum=sum(map(int, secret)), start=" ".join(secret[:4]))
 
 
 def draw_secret(rng: random.Random) -> str:
@@ -34,13 +41,29 @@ def draw_secret(rng: random.Random) -> str:
 
 
 def answer(secret: str, code: str) -> str:
-    right = [a == b for a, b in zip(secret, code, strict=False)]
+    """What is said about a call: about its code, or about each of its codes, after its letter."""
+    several = re.findall("([a-z])([0-9]*)", code)
+    if several:
+        return "; ".join(f"{letter}: {answer(secret, digits)}" for letter, digits in several)
+    right = matching(secret, code)
     place = right.index(False) + 1 if False in right else len(right)
     return f"{sum(right)} of {DIGITS} digits are right, and digit number {place} is the first that is not"
 
 
+def matching(secret: str, code: str) -> list[bool]:
+    return [a == b for a, b in zip(secret, code, strict=False)]
+
+
 def share(secret: str, code: str) -> float:
-    return sum(a == b for a, b in zip(secret, code, strict=False)) / DIGITS
+    """Share of the secret that a call's best code has right."""
+    return max(matching(secret, digits).count(True) / DIGITS for digits in re.split("[a-z]", code))
+
+
+def guess_of(codes: Sequence[str]) -> str:
+    """The argument of a call."""
+    if len(codes) == 1:
+        return codes[0]
+    return "".join(letter + code for letter, code in zip(string.ascii_lowercase, codes, strict=False))
 
 
 def call_text(code: str) -> str:
@@ -57,20 +80,23 @@ class Codes:
     name = "codes"
     levels = (1,)
 
+    def __init__(self, codes: int) -> None:
+        self._codes = codes
+
     def generate(self, seed: int, split: Split, level: int) -> Task:
         """Gives the task of this seed."""
         secret = draw_secret(random.Random(f"{seed} {split}"))
         return Task(
             task_id=task_id_of(self.name, split, level, seed), family=self.name, split=split, level=level,
-            prompt=prompt_of(secret), secret={"code": secret},
+            prompt=prompt_of(secret, self._codes), secret={"code": secret},
         )  # fmt: skip
 
 
 class CodebreakerEnv(ToolEnv):
-    """The game as an environment of Palaestra; `tool_s` is how long a guess takes (seconds)."""
+    """The game as an environment of Palaestra; `tool_s` is how long a call takes (seconds), `codes` what it guesses."""
 
-    def __init__(self, *, tool_s: float = 0.0, **keywords: Any) -> None:
-        super().__init__(EnvOptions(**{"parser": "tool_call", **keywords}), {"codes": Codes()})
+    def __init__(self, *, tool_s: float = 0.0, codes: int = 1, **keywords: Any) -> None:
+        super().__init__(EnvOptions(**{"parser": "tool_call", **keywords}), {"codes": Codes(codes)})
         self._tool_s = tool_s
 
     def _start(self, task: Task) -> None:
@@ -81,7 +107,7 @@ class CodebreakerEnv(ToolEnv):
         """Guess the secret code.
 
         Args:
-            code: Twelve digits.
+            code: Twelve digits, or several such codes, each after its letter.
         """
         if self._tool_s:
             time.sleep(self._tool_s)

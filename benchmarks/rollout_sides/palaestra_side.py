@@ -14,7 +14,7 @@ from palaestra.learners.grpo import GRPOLearner
 from palaestra.learners.grpo_config import GRPOConfig
 
 from . import game
-from .orders import GROUP_SIZE, KL_BETA, LEARNING_RATE, TURN_TOKENS, Answer, Order
+from .orders import GROUP_SIZE, KL_BETA, LEARNING_RATE, Answer, Order
 
 
 class PalaestraSide:
@@ -57,6 +57,8 @@ class PalaestraSide:
             prefilled_tokens=sum(prefilled[1:]),
             actions=len(actions),
             valid=sum(turn.parse_error is None for turn in inner) / max(1, len(inner)),
+            episode_tokens=sum(len(segment.token_ids_T) for each in counted for segment in each.segments)
+            / len(counted),
             prompt_tokens=sum(each.turns[0].start for each in counted) / len(counted),
         )
 
@@ -67,9 +69,14 @@ def _recipe(order: Order) -> Recipe:
         run="",
         stages=("grpo",),
         reference="as loaded",
-        env=EnvConfig(id=game.ID, max_turns=order.turns, prompt_style="compact", keywords={"tool_s": order.tool_s}),
+        env=EnvConfig(
+            id=game.ID,
+            max_turns=order.turns,
+            prompt_style="compact",
+            keywords={"tool_s": order.tool_s, "codes": order.codes},
+        ),
         rollout=RolloutConfig(
-            max_turn_tokens=TURN_TOKENS,
+            max_turn_tokens=order.turn_tokens,
             max_context_tokens=2048,
             environments=order.episodes,
             workers=order.episodes if order.tool_s else 0,

@@ -21,21 +21,21 @@ from palaestra.models.chat import ChatFormat
 from palaestra.models.loading import ModelConfig, build_model, save_model
 
 from . import game
+from .orders import EQUAL
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>", "<tool_response>",
            "</tool_response>", "<think>", "</think>")  # fmt: skip
 TEMPLATE = importlib.resources.files("trl") / "chat_templates" / "qwen3.jinja"
 VOCABULARY = 512
-LONGEST = 16
-"""Turns of the longest demonstrations, and of the longest measurement."""
 
 
 def prepare(folder: Path, *, hidden: int, layers: int, episodes: int = 1500) -> dict[str, Any]:
     """Makes tokenizer and model, trains them on scripted games, and saves them; gives what a reader wants to know."""
     tools = make_env(game.ID, prompt_style="compact").unwrapped.tools
     rng = random.Random(0)
-    # Most demonstrations are short; the long ones teach positions that only the longest measurement reaches.
-    demonstrations = [_demonstration(rng, LONGEST if n % 20 == 0 else rng.randint(1, 4)) for n in range(episodes)]
+    # The short ones are soon learnt; the long ones teach positions and calls that only the longest measurements reach.
+    shapes = [EQUAL[n % len(EQUAL)] if n % 5 < 2 else (rng.randint(1, 4), 1) for n in range(episodes)]
+    demonstrations = [_demonstration(rng, *shape) for shape in shapes]
     texts = [text for episode in demonstrations[:500] for text in _texts(episode)]
     tokenizer = _tokenizer([*texts, *[json.dumps(each) for each in tools] * 100, *[TEMPLATE.read_text()] * 100])
     chat = ChatFormat(tokenizer)
@@ -48,23 +48,22 @@ def prepare(folder: Path, *, hidden: int, layers: int, episodes: int = 1500) -> 
     model = build_model(config, len(tokenizer), 0, pad_id=int(pad), eos_id=int(eos))
     result = train_sft(model, segments, SFTConfig(epochs=1), seed=0)
     save_model(model, tokenizer, folder)
-    turns = [turn.action for turn in demonstrations[0]]
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "prompt_tokens": len(chat.start(demonstrations[0][0].messages, tools)),
-        "action_tokens": len(chat.encode([turns[0] + chat.end_text])[0]),
+        "action_tokens": len(chat.encode([game.call_text(game.draw_secret(rng)) + chat.end_text])[0]),
         "sft_loss": round(result.loss, 3),
         "sft_steps": result.steps,
         "torch_threads": torch.get_num_threads(),
     }
 
 
-def _demonstration(rng: random.Random, turns: int) -> list[Turn]:
+def _demonstration(rng: random.Random, turns: int, codes: int) -> list[Turn]:
     secret = game.draw_secret(rng)
     found: list[Turn] = []
-    messages = [user(game.prompt_of(secret))]
+    messages = [user(game.prompt_of(secret, codes))]
     for _ in range(turns):
-        code = secret[:4] + game.draw_secret(rng)[4:]
+        code = game.guess_of([secret[:4] + game.draw_secret(rng)[4:] for _ in range(codes)])
         observation = game.answer(secret, code)
         found.append(Turn(messages=tuple(messages), action=game.call_text(code), observation=observation))
         messages = [tool(observation)]

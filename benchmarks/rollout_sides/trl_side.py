@@ -14,20 +14,19 @@ from transformers import AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from . import game
-from .orders import GROUP_SIZE, KL_BETA, LEARNING_RATE, TURN_TOKENS, Answer, Order
+from .orders import GROUP_SIZE, KL_BETA, LEARNING_RATE, Answer, Order
 
 PLAIN: dict[str, Any] = {"bf16": False, "gradient_checkpointing": False}
-SHORT: dict[str, Any] = {"max_new_tokens": TURN_TOKENS}
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "default": {},
-    "fp32": {**PLAIN, "generation_kwargs": SHORT},
-    "bf16": {**PLAIN, "bf16": True, "generation_kwargs": SHORT},
-    "static cache": {**PLAIN, "generation_kwargs": {**SHORT, "cache_implementation": "static"}},
-    "continuous batching": {**PLAIN, "use_transformers_continuous_batching": True, "generation_kwargs": SHORT},
-    "async tools": {**PLAIN, "generation_kwargs": SHORT},
+    "fp32": {**PLAIN, "generation_kwargs": {}},
+    "bf16": {**PLAIN, "bf16": True, "generation_kwargs": {}},
+    "static cache": {**PLAIN, "generation_kwargs": {"cache_implementation": "static"}},
+    "continuous batching": {**PLAIN, "use_transformers_continuous_batching": True, "generation_kwargs": {}},
+    "async tools": {**PLAIN, "generation_kwargs": {}},
 }
-"""What is asked for beyond sizes. `default` is TRL's own: bfloat16 autocast, gradient checkpointing, and as many new
-tokens per turn as an episode may have."""
+"""What is asked for beyond sizes; where there are `generation_kwargs`, as many new tokens per turn as we allow.
+`default` is TRL's own: bfloat16 autocast, gradient checkpointing, and as many of them as an episode may have."""
 
 
 class TRLSide:
@@ -47,6 +46,7 @@ class TRLSide:
         counted = trainer.rollouts[1:]
         masks = [mask for rollout in counted for mask in rollout["masks"]]
         inner = len(masks) * (order.turns - 1)
+        prompt_tokens = sum(sum(rollout["prompts"]) for rollout in counted) / len(masks)
         return Answer(
             seconds_rollout=sum(rollout["seconds"] for rollout in counted),
             seconds=sum(clock.seconds[1:]),
@@ -54,19 +54,23 @@ class TRLSide:
             prefilled_tokens=sum(rollout["prefilled"] for rollout in counted),
             actions=sum(rollout["generated"] for rollout in counted),
             valid=sum(rollout["calls"] for rollout in counted) / max(1, inner),
-            prompt_tokens=sum(sum(rollout["prompts"]) for rollout in counted) / len(masks),
+            episode_tokens=sum(map(len, masks)) / len(masks) + prompt_tokens,
+            prompt_tokens=prompt_tokens,
         )
 
     def _trainer(self, order: Order, output: str) -> Any:
         rng = random.Random(order.turns)
         secrets = [game.draw_secret(rng) for _ in range((order.steps + 2) * order.episodes // GROUP_SIZE)]
-        prompts = [[{"role": "user", "content": game.prompt_of(secret)}] for secret in secrets]
+        prompts = [[{"role": "user", "content": game.prompt_of(secret, order.codes)}] for secret in secrets]
+        asked = dict(CONFIGURATIONS[self._configuration])
+        if "generation_kwargs" in asked:
+            asked["generation_kwargs"] = {"max_new_tokens": order.turn_tokens, **asked["generation_kwargs"]}
         config = GRPOConfig(
             output_dir=output,
             per_device_train_batch_size=order.episodes,
             gradient_accumulation_steps=1,
             num_generations=GROUP_SIZE,
-            max_completion_length=order.turns * 2 * TURN_TOKENS,
+            max_completion_length=order.turns * 2 * order.turn_tokens,
             max_tool_calling_iterations=order.turns - 1,
             max_steps=order.steps + 1,
             learning_rate=LEARNING_RATE,
@@ -76,7 +80,7 @@ class TRLSide:
             report_to="none",
             use_cpu=True,
             disable_tqdm=True,
-            **CONFIGURATIONS[self._configuration],
+            **asked,
         )
         return TimedTrainer(
             model=str(self._folder),

@@ -146,10 +146,6 @@ def test_rows_that_share_prompts_give_the_models_own_logits(name: str, seed: int
     with pytest.MonkeyPatch.context() as patch:
         if seed % 2:
             patch.setattr(attention, "_CPU_SCORES", 2000)  # padded chunks are attended to in blocks of rows
-        if seed % 3:  # as on a processor with few threads, or as everywhere else
-            patch.setattr(attention, "numpy_is_faster", lambda _: bool(seed % 3 - 1))
-        if seed % 5 == 0:
-            patch.setattr(attention, "_BLOCK", 16)
         play = Play(MODELS[name], seed)
         play.begin()
         for move in moves:

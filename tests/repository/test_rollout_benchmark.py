@@ -33,6 +33,7 @@ def answer(script: ModuleType, rollout: float, whole: float, tokens: int = 1000)
         prefilled_tokens=3000,
         actions=64,
         valid=1.0,
+        episode_tokens=900.0,
         prompt_tokens=300.0,
     )
 
@@ -57,10 +58,13 @@ def test_targets_compare_medians_with_the_fastest_of_trl_for_each_figure(script:
 
 def test_the_cost_per_token_is_judged_by_the_dearest(script: ModuleType) -> None:
     costs = {2: 1.0, 4: 1.5, 8: 1.1, 16: 1.2}
-    turns = {f"flat, {count} turns": {"palaestra": [answer(script, cost, 9.0)]} for count, cost in costs.items()}
+    turns = {f"growing, {count} turns": {"palaestra": [answer(script, cost, 9.0)]} for count, cost in costs.items()}
     cost, prefilled = script.targets(turns).values()
     assert (cost["value"], cost["met"]) == (1.5, False)
     assert (prefilled["value"], prefilled["met"]) == (1.0, True)
+    turns = {f"equal, {count} turns": {"palaestra": [answer(script, 9 - cost, 9.0)]} for count, cost in costs.items()}
+    (cost,) = script.targets(turns).values()
+    assert (cost["value"], cost["met"]) == (1.0, True)
 
 
 def test_what_is_hopeless_in_the_first_round_is_not_measured_again(script: ModuleType) -> None:
@@ -103,6 +107,22 @@ def test_the_game_is_scored_alike(script: ModuleType) -> None:
     assert reward == theirs.get_reward() == pytest.approx(11 / 12)
 
 
+def test_a_call_may_guess_several_codes(script: ModuleType) -> None:
+    from rollout_sides import game
+
+    env = game.CodebreakerEnv(max_turns=2, codes=3)
+    observation, _ = env.reset(seed=3)
+    secret = env.task.secret["code"]
+    assert "the codes a to c in each call" in str(observation)
+    worse = "".join(str((int(digit) + 1) % 10) for digit in secret)
+    guess = game.guess_of([worse, secret[:6] + worse[6:], secret[:3]])
+    assert guess == f"a{worse}b{secret[:6]}{worse[6:]}c{secret[:3]}"
+    said, *_ = env.step(game.call_text(guess))
+    assert "a: 0 of 12 digits are right, and digit number 1 is the first that is not; b: 6 of 12" in str(said)
+    assert "; c: 3 of 12" in str(said)
+    assert env.step("no call")[1] == pytest.approx(6 / 12)
+
+
 def test_both_sides_take_an_order(script: ModuleType, tmp_path: Path) -> None:
     """On a model that has hardly learnt anything: what is counted, and that TRL's trainer takes our settings."""
     with warnings.catch_warnings():
@@ -117,6 +137,7 @@ def test_both_sides_take_an_order(script: ModuleType, tmp_path: Path) -> None:
         theirs = TRLSide(tmp_path / "model", "fp32").measure(order)
     assert ours.prompt_tokens == theirs.prompt_tokens > 100
     assert ours.actions == 16
+    assert ours.prompt_tokens + 16 <= ours.episode_tokens
     for each in (ours, theirs):
         assert 0 < each.seconds_rollout < each.seconds
         assert 8 <= each.sampled_tokens <= 16 * 64

@@ -252,10 +252,11 @@ def run(options: argparse.Namespace, folder: Path) -> tuple[Comparison, dict[str
         case("3 turns", [OURS, *trl], Order(turns=3))
         case("8 turns", [OURS, *in_the_running(comparison.turns.get("3 turns", {}))], Order(turns=8))
         case("slow tools", [OURS, "trl fp32", "trl async tools"], Order(turns=3, tool_s=TOOL_S), min(rounds, 2))
-        for turns, codes in EQUAL:
-            case(f"equal, {turns} turns", [OURS, "trl fp32"], Order(turns=turns, codes=codes), min(rounds, 2))
-        for turns in FLAT_TURNS:
-            case(f"growing, {turns} turns", [OURS], Order(turns=turns))
+        for number in range(rounds):  # what is compared here are cases: they take turns, too
+            for turns, codes in EQUAL:
+                sides = [OURS, "trl fp32"] if number == 0 else [OURS]
+                case(f"equal, {turns} turns", sides, Order(turns=turns, codes=codes), 1)
+                case(f"growing, {turns} turns", [OURS], Order(turns=turns), 1)
     finally:
         comparison.close()
     return comparison, orders

@@ -19,7 +19,7 @@ SEEN = 2
 _OPEN = -1
 """Marks a context after which different tokens were seen: nothing is guessed there."""
 _MOST = 1 << 20
-"""Contexts that are remembered (about 200 MiB); after that, learning begins anew."""
+"""Contexts that are remembered (some 300 MiB); after that, learning begins anew."""
 
 
 class Drafts:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 WORTH_A_PASS = 3
 """Guessed tokens of a row that are checked rather than sampled one by one along with the other rows."""
+MOST_LOGITS = 1 << 26
+"""Logits of one pass (256 MiB in float32); guesses are cut short where a vocabulary is large."""
 COMPACT_BELOW = 0.8
 """Rows are compacted when fewer than this share of the decoded block is taken."""
 
@@ -295,12 +297,13 @@ class LocalEngine:
         return self._advance(active, logits)
 
     def _guesses(self, rows: IntArray) -> list[list[int]]:
-        """What is guessed to follow in each row."""
+        """What is guessed to follow in each of some rows."""
         if self._drafts is None:
             return [[] for _ in rows]
         table = self._table
         lengths = table.length_R[rows]
-        rooms = table.stop_R[rows] - lengths - 1
+        most = max(0, MOST_LOGITS // (self._vocabulary * len(rows)) - 1)
+        rooms = np.minimum(table.stop_R[rows] - lengths - 1, most)
         last_AO = table.tokens_RT[rows[:, None], np.maximum(lengths[:, None] - np.arange(ORDER, 0, -1), 0)]
         return [self._drafts.guess(*row) for row in zip(last_AO.tolist(), rooms.tolist(), strict=True)]
 

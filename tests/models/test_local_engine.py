@@ -8,6 +8,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from palaestra.core.errors import ConfigError
 from palaestra.core.seeding import generator
+from palaestra.models import local_engine
 from palaestra.models.cached_decoder import CachedDecoder
 from palaestra.models.drafts import LONGEST, Drafts
 from palaestra.models.engine import GenerationRequest
@@ -322,6 +323,26 @@ def test_a_guess_is_what_always_came_after_the_same_tokens() -> None:
     assert len(drafts.guess([20, 21, 22], 99)) == LONGEST
     drafts.clear()
     assert drafts.guess([1, 2, 3], 9) == []
+
+
+def test_guesses_leave_room_for_the_logits_of_a_large_vocabulary(
+    repetitive_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    class Measured(FusedDecoder):
+        def verify(self, *call: Any) -> torch.Tensor:
+            logits = super().verify(*call)
+            sizes.append(logits.numel() - len(call[0]) * logits.shape[1])
+            return logits
+
+    for limit, most_guesses in ((40 * 7 * 5, 7 * 4), (39, 0)):
+        monkeypatch.setattr(local_engine, "MOST_LOGITS", limit)
+        sizes.clear()
+        engine = LocalEngine(repetitive_model, 7, 512, decoder=Measured(repetitive_model, 7, 512))
+        long_play(engine, 0.0)
+        assert max(sizes) <= 40 * most_guesses
+        assert (engine.stats.guessed_tokens > 0) == (most_guesses > 0)
 
 
 def test_only_decoders_that_verify_get_guesses(repetitive_model: PreTrainedModel) -> None:

@@ -9,6 +9,7 @@
     no_kl              GRPO from the quickstart's SFT policy with beta = 0
     repair, trace      these families, each with its own recipe
     project            the `project` family of ProjectSandbox-v0 with its own recipe
+    jsonl              the quickstart's recipe on a file of tasks (`tasks=FILE`), most to train on and some held out
     null_agents        agents that cannot know the answer
 
 Every figure is held-out success, sampled at temperature 1 and greedy. Takes about five minutes per run on two cores.
@@ -19,19 +20,23 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from palaestra.agents.evaluation import EvalOptions, evaluate_scripted
 from palaestra.agents.scripted import agent_names, null_agent_names
+from palaestra.core.tasks import Split, TaskSet
 from palaestra.envs import make_env
+from palaestra.envs.tasks.code import FAMILIES
 from palaestra.learners.config import load_recipe
 from palaestra.learners.demonstration_data import demonstrations
 from palaestra.learners.pipeline import run
 
 Figures = dict[str, Any]
+FILE_TASKS: dict[Split, int] = {"train": 20_000, "heldout": 720}
+"""Rows of the case `jsonl`."""
 
 
 @dataclass(slots=True)
@@ -113,6 +118,33 @@ def trace(runs: Runs, seed: int) -> Figures:
     return runs.train(f"trace_s{seed}", "trace", f"seed={seed}")
 
 
+def jsonl(runs: Runs, seed: int) -> Figures:
+    """A file is all that this run knows of its tasks; the experts of `compose` can read them."""
+    path = runs.folder / f"tasks_s{seed}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in task_rows(seed)))
+    return runs.train(f"jsonl_s{seed}", "quickstart", f"seed={seed}", f'env.keywords.tasks="{path}"')
+
+
+def task_rows(seed: int) -> Iterator[Figures]:
+    """Rows of our own shape, made of tasks of `compose`."""
+    recipe = load_recipe("quickstart", [])
+    for split, count in FILE_TASKS.items():
+        tasks = TaskSet(split=split, families=(FAMILIES["compose"],), levels=recipe.env.levels).tasks(count, seed)
+        for number, task in enumerate(tasks):
+            yield {
+                "task_id": f"{split}-{number}",
+                "split": split,
+                "family": task.family,
+                "level": task.level,
+                "prompt": task.prompt,
+                "entry_point": task.public["entry_point"],
+                "tests": task.public["tests"],
+                "hidden_tests": task.secret["tests"],
+                "reference": task.secret["reference"],
+            }
+
+
 def null_agents(runs: Runs, seed: int) -> Figures:
     figures: Figures = {}
     for family in ("compose", "repair", "trace"):
@@ -137,6 +169,7 @@ CASES: dict[str, Callable[[Runs, int], Figures]] = {
     "repair": repair,
     "trace": trace,
     "project": project,
+    "jsonl": jsonl,
     "null_agents": null_agents,
 }
 
@@ -177,12 +210,12 @@ def targets(results: dict[str, Figures]) -> dict[str, Figures]:
             found[f"{name} kl_seq"] = reported(figures["kl_seq"])
         if name.startswith("shuffled/"):
             found[f"{name} gain"] = target(figures["rl_success"] - figures["sft_success"], 0.05, False)
-        if name.startswith(("repair/", "trace/", "project/")):
+        if name.startswith(("repair/", "trace/", "project/", "jsonl/")):
             found[f"{name} gain"] = target(figures["rl_success"] - figures["sft_success"], 0.15, True)
             found[f"{name} sft sampled, greedy"] = reported(figures["sft_success"], figures["sft_success_greedy"])
             found[f"{name} grpo sampled, greedy"] = reported(figures["rl_success"], figures["rl_success_greedy"])
             found[f"{name} kl_seq"] = reported(figures["kl_seq"])
-        if name.startswith(("trace/", "project/")):
+        if name.startswith(("trace/", "project/", "jsonl/")):
             found[f"{name} seconds"] = target(figures["seconds_total"], 600.0, False)
         if name.startswith("null_agents/"):
             found[f"{name} best"] = target(max(figures.values()), 0.02, False)

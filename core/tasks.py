@@ -8,8 +8,9 @@ alone and never enters an agent's process.
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, get_args
 
 from .errors import TaskError, did_you_mean
@@ -136,6 +137,26 @@ class TaskSet:
         return [self.task(derive_seed(seed, "tasks", i)) for i in range(n)]
 
 
-def fixed_task_set(tasks: Sequence[Task], split: Split) -> TaskSet:
-    """A task set over a given list of tasks."""
-    return TaskSet(split=split, fixed=tuple(tasks))
+def fixed_task_set(tasks: Sequence[Task], split: Split, *, deal: bool = False) -> TaskSet:
+    """A task set over a given list of tasks.
+
+    Where tasks are of several splits, it has those of `split`. Where all are of one, it has all of them; with `deal`
+    its share, by a hash of their prompts: a tenth for validation, a tenth held out, the rest to train on.
+
+    Raises:
+        TaskError: No task is left for this split.
+    """
+    if len({task.split for task in tasks}) > 1:
+        chosen = [task for task in tasks if task.split == split]
+    elif deal:
+        chosen = [replace(task, split=split) for task in tasks if _dealt(task) == split]
+    else:
+        chosen = list(tasks)
+    if tasks and not chosen:
+        raise TaskError(f'none of the {len(tasks)} given tasks is for split {split!r}: give some "split": "{split}"')
+    return TaskSet(split=split, fixed=tuple(chosen))
+
+
+def _dealt(task: Task) -> Split:
+    tenth = zlib.crc32(task.prompt.encode()) % 10
+    return "heldout" if tenth == 0 else "validation" if tenth == 1 else "train"

@@ -49,6 +49,8 @@ class EnvOptions:
     split: str = "train"
     tasks: str | None = None
     """Path of a JSON-lines file with tasks of one's own, instead of families."""
+    split_tasks: bool = False
+    """Deal tasks of a file that names no splits out to them, eight tenths to train on; else every split has all."""
     max_turns: int = 10
     """Running out is part of the task: the episode terminates with the grade of what stands."""
     max_chars: int = 100_000
@@ -76,6 +78,8 @@ class EnvOptions:
             value = getattr(self, name)
             if value not in allowed:
                 raise ConfigError(f"{name}={value!r}{did_you_mean(str(value), allowed)}")
+        if type(self.split_tasks) is not bool:
+            raise ConfigError(f"split_tasks={self.split_tasks!r}: must be True or False")
         for name in ("max_turns", "max_chars"):
             value: object = getattr(self, name)
             if type(value) is not int:
@@ -158,7 +162,7 @@ class ToolEnv(Scripted, gym.Env[str, str]):
         self.action_space = Unicode()
         self.telemetry = Telemetry()
         self.task_set = _task_set(options, families, load_tasks)
-        self._families = families
+        self._families, self._load_tasks = families, load_tasks
         self._schemas = tools_of(type(self))
         self._state: _EpisodeState | None = None
 
@@ -351,8 +355,9 @@ class ToolEnv(Scripted, gym.Env[str, str]):
         tasks = self.task_set
         if "task_id" in options:
             return tasks.by_id(options["task_id"])
-        if "split" in options and not tasks.fixed:
-            tasks = TaskSet(split=options["split"], families=tasks.families, levels=tasks.levels)
+        if "split" in options:
+            chosen = replace(self.options, split=options["split"])
+            tasks = _task_set(chosen, self._families, self._load_tasks)
         number = seed if seed is not None else int(self.np_random.integers(0, 2**31))
         return tasks.task(number)
 
@@ -448,7 +453,7 @@ def _task_set(
     if options.tasks is not None:
         if load_tasks is None:
             raise ConfigError("tasks: this environment takes no task file")
-        return fixed_task_set(load_tasks(Path(options.tasks)), split)
+        return fixed_task_set(load_tasks(Path(options.tasks)), split, deal=options.split_tasks)
     names = list(options.families) or list(families)[:1]
     for name in names:
         if name not in families:

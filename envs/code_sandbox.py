@@ -43,6 +43,8 @@ class CodeSandboxEnv(ToolEnv):
         split: `"train"`, `"validation"` or `"heldout"`.
         tasks: Path of a JSON-lines file of your own: `{"prompt", "entry_point", "tests", "hidden_tests"}` per line, or
             rows of HumanEval, MBPP or APPS as they are; see `palaestra.envs.tasks.code.files`.
+        split_tasks: Deal tasks of a file that names no splits out to them: eight tenths to train on, a tenth each for
+            validation and held out. Without it every split has all of them. Training does it by itself.
         skip_wrong_tasks: Leave wrong lines of that file out, with a warning that names them, instead of raising.
         sandbox: `"local"` or `"docker"`.
         isolation: `"auto"`, or a mode by name; see `palaestra.sandboxes.SandboxConfig`.
@@ -75,6 +77,7 @@ class CodeSandboxEnv(ToolEnv):
         levels: Sequence[int] | None = None,
         split: str = "train",
         tasks: str | None = None,
+        split_tasks: bool = False,
         skip_wrong_tasks: bool = False,
         sandbox: str = "local",
         isolation: str = "auto",
@@ -96,6 +99,7 @@ class CodeSandboxEnv(ToolEnv):
             levels=() if levels is None else levels,
             split=split,
             tasks=tasks,
+            split_tasks=split_tasks,
             max_turns=max_turns,
             max_chars=max_chars,
             parser=parser,

@@ -48,6 +48,7 @@ class EnvConfig:
             **({"levels": chosen} if chosen else {}),
             "max_turns": self.max_turns,
             "prompt_style": self.prompt_style,
+            **({"split_tasks": True} if "tasks" in self.keywords else {}),  # held-out tasks are not trained on
             **self.keywords,
         }
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from palaestra.core.errors import TaskError
+from palaestra.core.errors import ConfigError, TaskError
+from palaestra.core.tasks import Task
 from palaestra.envs.registration import make_env
 from palaestra.envs.tasks.code.files import load_code_tasks
 
@@ -35,6 +36,7 @@ WRONG = {
     "'prompt' must be a text": [line(prompt=3)],
     "'program' must be a text": [line(program=[1])],
     "'entry_point' must be the name of a function": [line(entry_point="a b"), line(entry_point="class")],
+    "'split' must be one of 'train', 'validation', 'heldout', not 'dev'": [line(split="dev")],
     "'level' must be a whole number": [line(level=0), line(level=True), line(level=1.5)],
     "'tests' must be a list": [line(tests=" "), line(tests=None), line(tests=[], hidden_tests=None)],
     "'hidden_tests' must be a list": [line(hidden_tests=[]), line(hidden_tests={})],
@@ -149,3 +151,43 @@ def test_the_oracle_solves_a_file_of_its_own(path: Path) -> None:
         env.reset(seed=seed)
         assert env.step(f"submit\n{env.unwrapped.task.secret['reference']}")[1] == 1.0
         env.close()
+
+
+def given(path: Path, split: str, **keywords: Any) -> list[Task]:
+    """The tasks of a split."""
+    return list(make_env("CodeSandbox-v0", tasks=str(path), split=split, **keywords).unwrapped.task_set.fixed)
+
+
+def test_rows_say_which_split_they_are_for(path: Path) -> None:
+    splits: list[dict[str, Any]] = [{}, {"split": "train"}, {"split": "heldout"}, {"split": "test"}]
+    path.write_text("\n".join(line(prompt=f"p{number}", **split) for number, split in enumerate(splits)))
+    assert [task.prompt for task in given(path, "train")] == ["p0", "p1"]
+    assert [task.prompt for task in given(path, "heldout")] == ["p2", "p3"]
+    assert given(path, "heldout", split_tasks=True) == given(path, "heldout")
+    with pytest.raises(TaskError, match="none of the 4 given tasks is for split 'validation': give some"):
+        given(path, "validation")
+    env = make_env("CodeSandbox-v0", tasks=str(path))
+    drawn = {env.reset(seed=seed, options={"split": "heldout"})[1]["task_id"] for seed in range(9)}
+    assert drawn == {"mine:3", "mine:4"}
+
+
+def test_rows_that_name_no_split_are_dealt_out_for_training(path: Path) -> None:
+    prompts = [f"Task {number}." for number in range(300)]
+
+    def dealt(prompts: list[str]) -> dict[str, list[str]]:
+        path.write_text("\n".join(line(prompt=prompt) for prompt in prompts))
+        tasks = {split: given(path, split, split_tasks=True) for split in ("train", "validation", "heldout")}
+        assert all(task.split == split for split, found in tasks.items() for task in found)
+        return {split: [task.prompt for task in found] for split, found in tasks.items()}
+
+    found = dealt(prompts)
+    assert sorted(prompt for dealt_to in found.values() for prompt in dealt_to) == sorted(prompts)
+    assert 15 <= len(found["heldout"]) <= 45
+    assert 15 <= len(found["validation"]) <= 45
+    others = dealt([*prompts[::-1], "Another."])
+    assert set(others["heldout"]) - {"Another."} == set(
+        found["heldout"]
+    )  # whatever is added, tasks stay where they are
+    assert len(given(path, "heldout")) == 301
+    with pytest.raises(ConfigError, match="split_tasks=1: must be True or False"):
+        make_env("CodeSandbox-v0", split_tasks=1)

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from palaestra.core.errors import ConfigError
-from palaestra.learners.config import load_recipe, packaged_recipes, recipe_to_data
+from palaestra.learners.config import EnvConfig, load_recipe, packaged_recipes, recipe_to_data
 
 
 def test_packaged_recipes_load_and_survive_a_round_trip_through_toml(tmp_path: Path) -> None:
@@ -70,3 +70,10 @@ def test_every_documented_variant_is_a_recipe_that_differs() -> None:
     recipes = {name: load_recipe("quickstart", keys.split()).grpo for name, keys in rows}
     assert len(recipes) == 7
     assert len(set(recipes.values())) == 7
+
+
+def test_a_recipe_does_not_train_on_the_tasks_that_it_is_judged_by() -> None:
+    keywords = EnvConfig(keywords={"tasks": "mine.jsonl"}).environment()
+    assert keywords["split_tasks"] is True
+    assert "split_tasks" not in EnvConfig().environment()
+    assert EnvConfig(keywords={"tasks": "mine.jsonl", "split_tasks": False}).environment()["split_tasks"] is False

@@ -8,7 +8,8 @@ are no hidden tests, `tests` decide and none are shown, so that their answers ca
 of Python asserts (which is never shown), or inputs of a whole program, which needs no `entry_point`:
 `[{"stdin": "2", "stdout": "4"}]`, each with an optional `tolerance` for numbers. Optional: `prelude` (source that is
 loaded before the agent's programs), `program` (what the agent starts from), `reference` (a solution, for the oracle),
-`task_id`, `family`, `level`.
+`task_id`, `family` (whose experts can solve it), `level`, `split` ("train", "validation", or "heldout" or "test"; where
+some rows are not to train on, each split has its own, and without `split` a row is to train on).
 
 Rows of HumanEval, MBPP and APPS are taken as they are; see `rows`. Files may mix shapes and be gzipped (`.gz`). A file
 with wrong lines is one error that names each of them; with `skip_wrong` a warning does, and the other lines are used.
@@ -28,13 +29,15 @@ from pathlib import Path
 from typing import Any, cast
 
 from ....core.errors import TaskError
-from ....core.tasks import Task
+from ....core.tasks import SPLITS, Task
 from .rows import is_program_tests, own_row, parsed
 
 REQUIRED = ("prompt", "entry_point", "tests")
 TEXTS = ("prompt", "entry_point", "prelude", "program", "reference", "task_id", "family")
 SOURCES = ("prelude", "reference", "tests", "hidden_tests")
 """What must be Python where it is a text; an agent may well start from a `program` that is not."""
+OTHER_SPLITS = {"test": "heldout"}
+"""What files call our splits."""
 MAX_NAMED = 20
 """Wrong lines that one message tells in full."""
 
@@ -122,7 +125,7 @@ def _task(task_id: str, family: str, line: str) -> Task:
     return Task(
         task_id=row.get("task_id", task_id),
         family=row.get("family", family),
-        split="train",
+        split=row.get("split", "train"),
         level=row.get("level", 1),
         prompt=row["prompt"],
         public=public,
@@ -138,6 +141,10 @@ def _row(line: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise TaskError("expected a JSON object")
     row = own_row(cast(dict[str, Any], data))
+    if "split" in data:
+        row = row | {"split": OTHER_SPLITS.get(str(data["split"]), data["split"])}
+        if row["split"] not in SPLITS:
+            raise TaskError(f"'split' must be one of {', '.join(map(repr, SPLITS))}, not {data['split']!r}")
     tests, hidden = row.get("tests"), row.get("hidden_tests")
     of_program = is_program_tests(hidden or tests)
     for name in REQUIRED:

@@ -260,11 +260,18 @@ def repetitive_model(request: pytest.FixtureRequest) -> PreTrainedModel:
     return model
 
 
+class OnGPU(FusedDecoder):
+    """Fed as it is on a GPU, where a pass is dear and a token is not."""
+
+    pays_per_token = False
+
+
+@pytest.mark.parametrize("kind", [FusedDecoder, OnGPU])
 @pytest.mark.parametrize("temperature", [1.0, 0.6, 0.0])
 def test_guessed_tokens_are_those_that_one_pass_per_token_samples(
-    repetitive_model: PreTrainedModel, temperature: float
+    repetitive_model: PreTrainedModel, temperature: float, kind: type[FusedDecoder]
 ) -> None:
-    with_drafts = LocalEngine(repetitive_model, 7, 512)
+    with_drafts = LocalEngine(repetitive_model, 7, 512, decoder=kind(repetitive_model, 7, 512))
     without = LocalEngine(repetitive_model, 7, 512, drafts=False)
     found = long_play(with_drafts, temperature)
     wanted = long_play(without, temperature)

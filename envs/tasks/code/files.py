@@ -140,11 +140,13 @@ def _row(line: str) -> dict[str, Any]:
         raise TaskError(f"not JSON ({error})") from error
     if not isinstance(data, dict):
         raise TaskError("expected a JSON object")
-    row = own_row(cast(dict[str, Any], data))
-    if "split" in data:
-        row = row | {"split": OTHER_SPLITS.get(str(data["split"]), data["split"])}
+    fields = cast(dict[str, Any], data)
+    row = own_row(fields)
+    if "split" in fields:
+        said: Any = fields["split"]
+        row["split"] = OTHER_SPLITS.get(str(said), said)
         if row["split"] not in SPLITS:
-            raise TaskError(f"'split' must be one of {', '.join(map(repr, SPLITS))}, not {data['split']!r}")
+            raise TaskError(f"'split' must be one of {', '.join(map(repr, SPLITS))}, not {said!r}")
     tests, hidden = row.get("tests"), row.get("hidden_tests")
     of_program = is_program_tests(hidden or tests)
     for name in REQUIRED:

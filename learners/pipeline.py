@@ -114,6 +114,8 @@ def _check(recipe: Recipe) -> None:
                 check_experts(recipe.demos.mix if "sft" in recipe.stages else {}, env)
             except ConfigError as error:
                 raise ConfigError(f"demos.mix: {error}") from error
+    for split in ("heldout", *(("validation",) if recipe.evaluation.every else ())):
+        make_env(recipe.env.id, split=split, **recipe.env.environment()).close()  # a file may have no task for it
     resolve_device(recipe.model.device)
     check_engine(recipe)
     check_installed(recipe.log_to)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -118,6 +119,17 @@ def test_a_typo_is_found_before_a_run_folder_is_touched(
     palaestra: Any, fails: Any, tmp_path: Path, override: str, said: str
 ) -> None:
     fails(palaestra("train", "quickstart", f"run={tmp_path}/run", override), said)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_task_file_that_leaves_none_to_be_judged_by_is_found_at_once(
+    palaestra: Any, fails: Any, tmp_path: Path
+) -> None:
+    row = {"prompt": "Give x.", "entry_point": "f", "tests": [{"args": [1], "expected": 1}], "family": "compose"}
+    (tmp_path / "mine.jsonl").write_text(json.dumps(row))
+    given = f'env.keywords.tasks="{tmp_path}/mine.jsonl"'
+    said = 'none of the 1 given tasks is for split \'heldout\': give some "split": "heldout"'
+    fails(palaestra("train", "quickstart", f"run={tmp_path}/run", given), said)
     assert not (tmp_path / "run").exists()
 
 

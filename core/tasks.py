@@ -84,8 +84,7 @@ class TaskSet:
     """Tasks given one by one (a file, say); when present, families are not used."""
 
     def __post_init__(self) -> None:
-        if self.split not in SPLITS:
-            raise TaskError(f"split={self.split!r}{did_you_mean(str(self.split), SPLITS)}")
+        _check_split(self.split)
         if not self.families and not self.fixed:
             raise TaskError("a task set needs at least one family or one task")
         for family in self.families:
@@ -144,8 +143,9 @@ def fixed_task_set(tasks: Sequence[Task], split: Split, *, deal: bool = False) -
     its share, by a hash of their prompts: a tenth for validation, a tenth held out, the rest to train on.
 
     Raises:
-        TaskError: No task is left for this split.
+        TaskError: No task is left for this split, or there is no such split.
     """
+    _check_split(split)
     if len({task.split for task in tasks}) > 1:
         chosen = [task for task in tasks if task.split == split]
     elif deal:
@@ -155,6 +155,11 @@ def fixed_task_set(tasks: Sequence[Task], split: Split, *, deal: bool = False) -
     if tasks and not chosen:
         raise TaskError(f'none of the {len(tasks)} given tasks is for split {split!r}: give some "split": "{split}"')
     return TaskSet(split=split, fixed=tuple(chosen))
+
+
+def _check_split(split: object) -> None:
+    if split not in SPLITS:
+        raise TaskError(f"split={split!r}{did_you_mean(str(split), SPLITS)}")
 
 
 def _dealt(task: Task) -> Split:

@@ -161,7 +161,7 @@ class ToolEnv(Scripted, gym.Env[str, str]):
         self.observation_space = Unicode()
         self.action_space = Unicode()
         self.telemetry = Telemetry()
-        self.task_set = _task_set(options, families, load_tasks)
+        self.task_set = _task_set(options, cast(Split, options.split), families, load_tasks)
         self._families, self._load_tasks = families, load_tasks
         self._schemas = tools_of(type(self))
         self._state: _EpisodeState | None = None
@@ -356,8 +356,7 @@ class ToolEnv(Scripted, gym.Env[str, str]):
         if "task_id" in options:
             return tasks.by_id(options["task_id"])
         if "split" in options:
-            chosen = replace(self.options, split=options["split"])
-            tasks = _task_set(chosen, self._families, self._load_tasks)
+            tasks = _task_set(self.options, options["split"], self._families, self._load_tasks)
         number = seed if seed is not None else int(self.np_random.integers(0, 2**31))
         return tasks.task(number)
 
@@ -447,9 +446,11 @@ def _made_again(kind: type[ToolEnv], args: tuple[Any, ...], kwargs: dict[str, An
 
 
 def _task_set(
-    options: EnvOptions, families: Mapping[str, TaskFamily], load_tasks: Callable[[Path], list[Task]] | None
+    options: EnvOptions,
+    split: Split,
+    families: Mapping[str, TaskFamily],
+    load_tasks: Callable[[Path], list[Task]] | None,
 ) -> TaskSet:
-    split = cast(Split, options.split)
     if options.tasks is not None:
         if load_tasks is None:
             raise ConfigError("tasks: this environment takes no task file")

@@ -169,6 +169,8 @@ def test_rows_say_which_split_they_are_for(path: Path) -> None:
     env = make_env("CodeSandbox-v0", tasks=str(path))
     drawn = {env.reset(seed=seed, options={"split": "heldout"})[1]["task_id"] for seed in range(9)}
     assert drawn == {"mine:3", "mine:4"}
+    with pytest.raises(TaskError, match="did you mean 'heldout'"):
+        env.reset(options={"split": "held-out"})
 
 
 def test_rows_that_name_no_split_are_dealt_out_for_training(path: Path) -> None:

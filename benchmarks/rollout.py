@@ -8,7 +8,7 @@ take turns within each round, each in a process of its own with as many torch th
 counted steps. Figures are medians over the rounds of seconds per sampled token; ratios are those of medians.
 
 What a token costs with 2, 4, 8 and 16 turns is measured twice: with episodes that are equally long (fewer turns guess
-more codes in each), which shows what turns cost, and with one code in each, where 16 turns also make contexts four
+more codes in each), which shows what turns cost, and with one code in each, where 16 turns also make episodes three
 times as long as 2.
 
 TRL runs in every configuration that it has for this machine, its default among them (those that come within a quarter
@@ -222,16 +222,16 @@ def targets(turns: Mapping[str, Mapping[str, Sequence[Answer]]]) -> dict[str, Fi
         per_turn = median(ours, lambda each: each.seconds_rollout / (each.actions / 32))
         found["32 environments, 0.1 s of tool time: s per turn"] = judged("<=", 0.4, per_turn)
     for name, label in (("equal", "cost per token of equally long episodes"), ("growing", "cost per token")):
-        ours = [turns.get(f"{name}, {count} turns", {}).get(OURS) for count in FLAT_TURNS]
-        if all(ours):
-            costs = [median(answers or (), rollout_us) for answers in ours]
-            found[f"{label}, dearest of {counts} turns against 2 turns"] = judged("<=", FLAT, max(costs) / costs[0])
-    growing = [turns.get(f"growing, {count} turns", {}).get(OURS) for count in FLAT_TURNS]
-    if all(growing):
-        prefilled = [prefilled_per_sampled(answers or ()) for answers in growing]
-        found[f"tokens prefilled per token sampled, most of {counts} turns against 2 turns"] = judged(
-            "<=", 1.05, max(prefilled) / prefilled[0]
-        )
+        ours = [turns.get(f"{name}, {count} turns", {}).get(OURS, ()) for count in FLAT_TURNS]
+        if not all(ours):
+            continue
+        costs = [median(answers, rollout_us) for answers in ours]
+        found[f"{label}, dearest of {counts} turns against 2 turns"] = judged("<=", FLAT, max(costs) / costs[0])
+        if name == "growing":
+            prefilled = [prefilled_per_sampled(answers) for answers in ours]
+            found[f"tokens prefilled per token sampled, most of {counts} turns against 2 turns"] = judged(
+                "<=", 1.05, max(prefilled) / prefilled[0]
+            )
     return found
 
 

@@ -149,7 +149,8 @@ def fixed_task_set(tasks: Sequence[Task], split: Split, *, deal: bool = False) -
     if len({task.split for task in tasks}) > 1:
         chosen = [task for task in tasks if task.split == split]
     elif deal:
-        chosen = [replace(task, split=split) for task in tasks if _dealt(task) == split]
+        dealt = [task for task in tasks if _dealt(task) == split]
+        chosen = [task if task.split == split else replace(task, split=split) for task in dealt]
     else:
         chosen = list(tasks)
     if tasks and not chosen:

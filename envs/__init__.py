@@ -4,7 +4,8 @@ from ..core.errors import EnvironmentFailure
 from ..core.tasks import Split, Task, TaskFamily, task_id_of
 from ..rewards.base import Grade
 from .actions import ParseError
-from .base import EnvOptions, ToolEnv
+from .base import ToolEnv
+from .options import EnvOptions
 from .registration import make_env, make_vector_env
 from .scripts import Expert, Script
 from .self_check import self_check

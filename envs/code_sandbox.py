@@ -18,9 +18,10 @@ from ..core.tasks import Task
 from ..rewards.base import Grade
 from ..sandboxes.base import Limits, SandboxConfig
 from .actions import ParseError
-from .base import EnvOptions, ToolEnv
+from .base import ToolEnv
 from .input_answers import INSTRUCTIONS, NO_INPUT, read_input, wants_input
 from .line_edits import replaced, shortened
+from .options import EnvOptions
 from .program_memory import ProgramMemory
 from .program_runner import InProcessRunner, Runner, RunReport, SandboxRunner, TestShare, Verdict
 from .program_session import ProgramSession

@@ -18,8 +18,9 @@ from ..core.tasks import Task
 from ..rewards.base import Grade
 from ..sandboxes.base import Limits, SandboxConfig
 from .actions import ParseError
-from .base import EnvOptions, ToolEnv
+from .base import ToolEnv
 from .line_edits import numbered, replaced, replaced_by_number, shortened
+from .options import EnvOptions
 from .program_memory import ProgramMemory
 from .program_runner import Verdict
 from .project_runner import InProcessRepositoryRunner, ProjectRunner, RepositoryRunner

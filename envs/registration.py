@@ -12,7 +12,7 @@ from gymnasium.error import Error as GymnasiumError
 from gymnasium.error import UnregisteredEnv
 
 from ..core.errors import ConfigError, did_you_mean
-from .base import EnvOptions
+from .options import EnvOptions
 from .vector import ToolVectorEnv
 
 IDS: dict[str, str] = {

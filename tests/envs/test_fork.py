@@ -7,7 +7,8 @@ import gymnasium as gym
 import pytest
 
 from palaestra.core.errors import ConfigError
-from palaestra.envs.base import EnvOptions, ToolEnv
+from palaestra.envs.base import ToolEnv
+from palaestra.envs.options import EnvOptions
 from palaestra.envs.registration import make_env
 
 

@@ -9,7 +9,8 @@ import gymnasium as gym
 
 from palaestra.core.seeding import derive_seed
 from palaestra.core.tasks import Split, Task, task_id_of
-from palaestra.envs.base import EnvOptions, ToolEnv
+from palaestra.envs.base import ToolEnv
+from palaestra.envs.options import EnvOptions
 from palaestra.envs.tools import tool
 from palaestra.rewards.base import Grade
 

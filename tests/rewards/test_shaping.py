@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from palaestra.core.errors import ConfigError
-from palaestra.envs.base import EnvOptions, ToolEnv
+from palaestra.envs.base import ToolEnv
+from palaestra.envs.options import EnvOptions
 from palaestra.envs.registration import make_env
 from palaestra.rewards.shaping import Shaping
 

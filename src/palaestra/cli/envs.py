@@ -103,8 +103,8 @@ def _keywords(env_class: type) -> list[tuple[str, str]]:
 
     A constructor that passes `**keywords` on to `EnvOptions` has the shared ones, which mean the same everywhere.
     """
-    from ..envs.base import EnvOptions
     from ..envs.code_sandbox import CodeSandboxEnv
+    from ..envs.options import EnvOptions
 
     said = _said(env_class)
     parameters = list(inspect.signature(env_class).parameters.values())
